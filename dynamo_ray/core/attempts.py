@@ -1,0 +1,92 @@
+"""One request of a client, tried at one coordinator after another until one answers.
+
+    start ─► asked ── answered ───────────────────────────► Done
+               │ the connection was lost, the coordinator refused: the next one, same put ids
+               └ time is up, or nobody is left: Done(unavailable; unknown if maybe applied)
+
+Coordinators are interchangeable. A put may be repeated because its put ids make it harmless (DESIGN
+rule 7); it is repeated whole, never changed. Keys that one coordinator found unavailable, or could
+not finish, stay the caller's to repeat: only a request that got no answer at all is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dynamo_ray.core.messages import ClientPut, Code, Refused
+
+ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Effect: send the request to this coordinator, after `wait_s` seconds."""
+
+    coordinator: Any
+    message: Any
+    wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Effect: the coordinator's reply, or a Refused that says why there is none."""
+
+    reply: Any
+
+
+class Attempts:
+    """The machine of one request: `coordinators` in the order in which to try them."""
+
+    def __init__(self, message: Any, coordinators: Sequence[Any]) -> None:
+        self._message = message
+        self._coordinators = list(coordinators)
+        self._tried = 0
+        self._maybe_applied = False
+        self._refusal: Refused | None = None
+        self._answered = False
+
+    def start(self) -> list[Ask | Answered]:
+        """Ask the first coordinator."""
+        return self._ask_next()
+
+    def on_reply(self, reply: Any) -> list[Ask | Answered]:
+        """An answer; a refusal sends the request on, unless every coordinator would refuse it."""
+        if self._answered:
+            return []
+        if isinstance(reply, Refused) and reply.code in (Code.OVERLOADED, Code.NOT_READY):
+            self._refusal = reply
+            return self._ask_next()
+        return self._answer(reply)
+
+    def on_failure(self, maybe_applied: bool) -> list[Ask | Answered]:
+        """The coordinator could not be reached, or was lost while it worked on the request."""
+        if self._answered:
+            return []
+        self._maybe_applied = self._maybe_applied or maybe_applied
+        return self._ask_next()
+
+    def on_deadline(self) -> list[Ask | Answered]:
+        """The caller's time is up: whatever was sent may still be applied."""
+        if self._answered:
+            return []
+        return self._answer(Refused(Code.UNKNOWN, "no coordinator answered in time"))
+
+    def _ask_next(self) -> list[Ask | Answered]:
+        if not self._coordinators or self._tried >= ROUNDS * len(self._coordinators):
+            return self._give_up("no coordinator could be reached")
+        count = len(self._coordinators)
+        coordinator = self._coordinators[self._tried % count]
+        wait_s = 0.0 if self._tried < count else 0.05 * (self._tried // count)
+        self._tried += 1
+        return [Ask(coordinator, self._message, wait_s)]
+
+    def _give_up(self, text: str) -> list[Ask | Answered]:
+        if self._maybe_applied and isinstance(self._message, ClientPut):
+            return self._answer(Refused(Code.UNKNOWN, text))
+        return self._answer(self._refusal or Refused(Code.UNAVAILABLE, text))
+
+    def _answer(self, reply: Any) -> list[Ask | Answered]:
+        self._answered = True
+        return [Answered(reply)]

@@ -1,0 +1,233 @@
+"""The coordinator: takes a client's request, runs its machines, and answers (Dynamo §4.5, §5).
+
+    client ─ request ─► groups by route ─► Put, Get ─ ToNode(call) ─► nodes
+    client ◄─ ToClient ◄─ gathered ◄────── Done         replies, failures, suspicions ─┘
+
+It holds nothing but the requests in flight, so any coordinator can take any request and losing one
+loses no data. Time is an argument, in seconds of the observer's monotonic clock. A call that fails
+late, or is answered after its request has ended, does no harm and is only counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dynamo_ray.core.get import Get
+from dynamo_ray.core.messages import (
+    ClientGet,
+    ClientPut,
+    Code,
+    Done,
+    Effect,
+    Fetched,
+    GetOutcome,
+    Merge,
+    Merged,
+    Minted,
+    PutOutcome,
+    Refused,
+    Send,
+)
+from dynamo_ray.core.put import Put
+from dynamo_ray.core.requests import Desk, GetRequest, Group, PutRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ToNode:
+    """Effect: send a request to a node; it expires `timeout_s` from now on the node's clock."""
+
+    node: bytes
+    call: int
+    message: Any
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ToClient:
+    """Effect: answer the client's request `to`."""
+
+    to: Any
+    message: Any
+
+
+Out = ToNode | ToClient
+
+
+class Operation:
+    """One group of a request in flight: its machine, and when the caller's time is up."""
+
+    __slots__ = ("calls", "deadline", "group", "lingers", "machine", "request", "to")
+
+    def __init__(
+        self, to: Any, request: PutRequest | GetRequest, group: Group, deadline: float
+    ) -> None:
+        self.to = to
+        self.request = request
+        self.group = group
+        self.machine: Put | Get = group.machine
+        self.deadline = deadline
+        self.lingers = False
+        self.calls: dict[int, bytes] = {}
+
+
+class Coordinator:
+    """The requests in flight at one coordinator."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.late_replies = 0
+        self._operations: dict[Operation, None] = {}
+        self._calls: dict[int, Operation] = {}
+        self._last_call = 0
+
+    @property
+    def in_flight(self) -> int:
+        """How many groups of keys are being worked on, stragglers included."""
+        return len(self._operations)
+
+    def on_request(self, to: Any, message: Any, now: float, wall_ms: int) -> list[Out]:
+        """A client's request: start its machines, or refuse it whole, quickly (rule 19)."""
+        times, limits = self.desk.settings.times, self.desk.settings.limits
+        if not isinstance(message, ClientPut | ClientGet):
+            return [ToClient(to, Refused(Code.BAD_REQUEST, "not a request of a client"))]
+        if len(message.keys) > limits.batch_keys:
+            text = f"{len(message.keys)} keys in one request; the most is {limits.batch_keys}"
+            return [ToClient(to, Refused(Code.BAD_REQUEST, text))]
+        if len(self._operations) >= limits.in_flight:
+            text = f"the coordinator has {len(self._operations)} requests in flight; try again"
+            return [ToClient(to, Refused(Code.OVERLOADED, text))]
+        request = (
+            PutRequest(message, self.desk)
+            if isinstance(message, ClientPut)
+            else GetRequest(message, self.desk)
+        )
+        deadline = now + min(message.timeout_ms / 1000, times.timeout_max_s)
+        out: list[Out] = []
+        if not request.groups:
+            self._answer(to, _reply(request, wall_ms), out)
+        for group in request.groups:
+            operation = Operation(to, request, group, deadline)
+            self._operations[operation] = None
+            self._perform(operation, group.machine.start(), now, wall_ms, out)
+        return out
+
+    def on_reply(self, call: int, message: Any, now: float, wall_ms: int) -> list[Out]:
+        """A node's answer to `call`."""
+        operation = self._calls.pop(call, None)
+        if operation is None:
+            self.late_replies += 1
+            return []
+        node = operation.calls.pop(call)
+        out: list[Out] = []
+        effects = _dispatch(operation.machine, node, message)
+        self._perform(operation, effects, now, wall_ms, out)
+        return out
+
+    def on_failure(self, call: int, maybe_applied: bool, now: float, wall_ms: int) -> list[Out]:
+        """No answer will come to `call`: never sent, or its connection was lost."""
+        operation = self._calls.pop(call, None)
+        if operation is None:
+            return []
+        node = operation.calls.pop(call)
+        out: list[Out] = []
+        effects = operation.machine.on_failure(node, maybe_applied)
+        self._perform(operation, effects, now, wall_ms, out)
+        return out
+
+    def on_suspected(
+        self, suspected: frozenset[bytes], new: frozenset[bytes], now: float, wall_ms: int
+    ) -> list[Out]:
+        """Route around `suspected` from now on, and do not wait for the `new` ones any longer.
+
+        Their calls stay open: an answer that comes after all is still welcome.
+        """
+        self.desk = Desk(self.desk.ring, self.desk.settings, self.desk.contexts, suspected)
+        out: list[Out] = []
+        if new:
+            for operation in list(self._operations):
+                for node in sorted(new.intersection(operation.calls.values())):
+                    effects = operation.machine.on_failure(node, True)
+                    self._perform(operation, effects, now, wall_ms, out)
+        return out
+
+    def on_tick(self, now: float, wall_ms: int) -> list[Out]:
+        """End what has run out of time: first the caller's, then that of the work after it."""
+        out: list[Out] = []
+        linger_s = self.desk.settings.times.linger_s
+        for operation in [one for one in self._operations if one.deadline <= now]:
+            effects = operation.machine.on_deadline()
+            if operation.lingers and not operation.machine.closed:
+                self._close(operation)
+            operation.lingers = True
+            operation.deadline = now + linger_s
+            self._perform(operation, effects, now, wall_ms, out)
+        return out
+
+    def _perform(
+        self,
+        operation: Operation,
+        effects: list[Effect],
+        now: float,
+        wall_ms: int,
+        out: list[Out],
+    ) -> None:
+        closed = operation.machine.closed
+        for effect in effects:
+            if isinstance(effect, Send):
+                out.append(self._send(operation, effect, now, tracked=not closed))
+            elif isinstance(effect, Done):
+                self._answer(operation.to, _gather(operation, effect.outcome, wall_ms), out)
+        if closed:
+            self._close(operation)
+
+    def _send(self, operation: Operation, effect: Send, now: float, tracked: bool) -> ToNode:
+        self._last_call += 1
+        call = self._last_call
+        if tracked:
+            self._calls[call] = operation
+            operation.calls[call] = effect.node
+        timeout_s = max(0.0, operation.deadline - now)
+        if isinstance(effect.message, Merge):
+            timeout_s += self.desk.settings.times.linger_s
+        return ToNode(effect.node, call, effect.message, timeout_s)
+
+    def _answer(self, to: Any, reply: Any, out: list[Out]) -> None:
+        if reply is not None:
+            out.append(ToClient(to, reply))
+
+    def _close(self, operation: Operation) -> None:
+        self._operations.pop(operation, None)
+        for call in operation.calls:
+            self._calls.pop(call, None)
+        operation.calls.clear()
+
+
+def _gather(operation: Operation, outcome: PutOutcome | GetOutcome, wall_ms: int) -> Any:
+    request, group = operation.request, operation.group
+    if isinstance(request, PutRequest) and isinstance(outcome, PutOutcome):
+        return request.on_outcome(group, outcome)
+    assert isinstance(request, GetRequest) and isinstance(outcome, GetOutcome)
+    return request.on_outcome(group, outcome, wall_ms)
+
+
+def _reply(request: PutRequest | GetRequest, wall_ms: int) -> Any:
+    if isinstance(request, PutRequest):
+        return request.reply_if_done()
+    return request.reply_if_done(wall_ms)
+
+
+def _dispatch(machine: Put | Get, node: bytes, message: Any) -> list[Effect]:
+    """A node's answer as an event of the machine; an answer of the wrong kind is a failure."""
+    if isinstance(message, Refused):
+        if message.code == Code.UNKNOWN:
+            return machine.on_failure(node, True)
+        return machine.on_refused(node, message.code)
+    if isinstance(machine, Put):
+        if isinstance(message, Merged):
+            return machine.on_merged(node)
+        if isinstance(message, Minted):
+            return machine.on_minted(node, message)
+    elif isinstance(message, Fetched):
+        return machine.on_fetched(node, message)
+    return machine.on_failure(node, True)

@@ -1,0 +1,119 @@
+"""Messages as plain fields, and back: what travels in a frame after the envelope.
+
+A message of kind K is its dataclass's fields in order. What a client sent is checked whole before
+anything acts on it (its columns have one length and the right types); peers hold the cluster's
+secret and run this code, so their columns are only unpacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
+
+from dynamo_ray.core.messages import (
+    ClientGet,
+    ClientPut,
+    Failure,
+    Fetch,
+    Fetched,
+    GetDone,
+    Merge,
+    Merged,
+    Mint,
+    Minted,
+    PutDone,
+    Refused,
+)
+
+TTL_MAX_MS = 100 * 366 * 24 * 3600 * 1000
+_CLASSES: tuple[Any, ...] = (
+    Mint,
+    Merge,
+    Fetch,
+    Minted,
+    Merged,
+    Fetched,
+    Refused,
+    ClientPut,
+    ClientGet,
+    PutDone,
+    GetDone,
+)
+_BY_KIND = {cls.KIND: cls for cls in _CLASSES}
+CLIENT_KINDS = frozenset({ClientPut.KIND, ClientGet.KIND})
+
+
+class BadMessageError(ValueError):
+    """Fields that are not those of a message; the sentence says which."""
+
+
+def _getter(cls: Any) -> Callable[[Any], tuple[Any, ...]]:
+    names = [field.name for field in fields(cls)]
+    if not names:
+        return lambda message: ()
+    assert len(names) > 1, "attrgetter of a single name gives no tuple"
+    return attrgetter(*names)
+
+
+_GETTERS = {cls: _getter(cls) for cls in _CLASSES}
+
+
+def to_fields(message: Any) -> tuple[Any, ...]:
+    """The fields of a message, for a frame; its kind is `message.KIND`."""
+    return _GETTERS[type(message)](message)
+
+
+def from_fields(kind: int, given: Sequence[Any]) -> Any:
+    """The message that a frame holds. Raises BadMessageError for what is none."""
+    cls = _BY_KIND.get(kind)
+    if cls is None:
+        raise BadMessageError(f"no message is of kind {kind}")
+    try:
+        message = cls(*given)
+    except TypeError as error:
+        raise BadMessageError(f"a {cls.__name__} has not {len(given)} fields") from error
+    if kind in CLIENT_KINDS:
+        _check_client(message)
+    elif kind in (PutDone.KIND, GetDone.KIND):
+        failures = tuple(Failure(*row) for row in message.failures)
+        message = cls(*given[:-1], failures)
+    return message
+
+
+def _check_client(message: ClientPut | ClientGet) -> None:
+    """Refuse a client's message whose columns differ in length or hold what they must not."""
+    if isinstance(message, ClientGet):
+        numbers: tuple[Any, ...] = (message.r, message.timeout_ms)
+        columns: tuple[tuple[Any, tuple[type, ...]], ...] = ((message.keys, (bytes,)),)
+    else:
+        none = type(None)
+        numbers = (message.w, message.timeout_ms)
+        columns = (
+            (message.keys, (bytes,)),
+            (message.values, (bytes, none)),
+            (message.contexts, (bytes, none)),
+            (message.put_ids, (bytes,)),
+            (message.ttls_ms, (int,)),
+        )
+        if any(not 0 <= ttl <= TTL_MAX_MS for ttl in _ints(message.ttls_ms)):
+            raise BadMessageError("a lifetime must be from 0 to 100 years")
+        if any(len(one) != 16 for one in _sized(message.put_ids)):
+            raise BadMessageError("a put id has 16 bytes")
+    count = len(message.keys) if isinstance(message.keys, list | tuple) else -1
+    for column, types in columns:
+        if not isinstance(column, list | tuple) or len(column) != count:
+            raise BadMessageError("the columns of a request differ in length")
+        if not all(type(one) in types for one in column):
+            raise BadMessageError("a column of a request holds something of the wrong type")
+    if not all(type(number) is int and 0 <= number < 2**31 for number in numbers):
+        raise BadMessageError("a number of a request is out of range")
+
+
+def _ints(column: Any) -> list[int]:
+    return [one if type(one) is int else -1 for one in column]
+
+
+def _sized(column: Any) -> list[bytes]:
+    return [one if type(one) is bytes else b"" for one in column]

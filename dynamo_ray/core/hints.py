@@ -1,0 +1,85 @@
+"""What a stand-in keeps for whom, and what to hand home now (Dynamo §4.6, hinted handoff).
+
+A hint says: this key's copy is kept for that owner. Copy and hint are one log record (rule 10), so
+the hints of a key travel in the record of its state. Delivery is level-triggered (rule 11): every
+tick asks for each owner that answers whether something is kept for it, and sends the oldest part of
+that. A hint goes only when the owner has the state *fsynced* (rule 8) and the state sent is still
+the state held; if it has changed since, the next tick sends it again.
+"""
+
+from __future__ import annotations
+
+NODE = 8
+
+
+def owners_in(hints: bytes) -> list[bytes]:
+    """The owners that a record's `hints` column names."""
+    return [hints[i : i + NODE] for i in range(0, len(hints), NODE)]
+
+
+class Hints:
+    """The hints of one node: per key for whom it is kept, per owner the keys, oldest first."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._of_key: dict[bytes, bytes] = {}
+        self._for_owner: dict[bytes, dict[bytes, int]] = {}
+        self._sizes: dict[bytes, int] = {}
+        self._in_flight: dict[bytes, dict[bytes, bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self._of_key)
+
+    def of(self, key: bytes) -> bytes:
+        """The `hints` column of the key's record: its owners' node ids, concatenated."""
+        return self._of_key.get(key, b"")
+
+    def count_for(self, owner: bytes) -> int:
+        """How many keys are kept for an owner."""
+        return len(self._for_owner.get(owner, ()))
+
+    def partition_of(self, owner: bytes, key: bytes) -> int | None:
+        """The partition of a key that is kept for an owner; None if it is not."""
+        return self._for_owner.get(owner, {}).get(key)
+
+    def owners(self) -> list[bytes]:
+        """The owners for whom something is kept."""
+        return sorted(owner for owner, keys in self._for_owner.items() if keys)
+
+    def has_room(self, size: int) -> bool:
+        """False if `size` more bytes would pass the bound: the stand-in then refuses (rule 10)."""
+        return self._bytes + size <= self._bytes_max
+
+    def add(self, owner: bytes, key: bytes, partition: int, size: int) -> None:
+        """Keep the copy of `key`, of `size` bytes, for `owner`."""
+        kept = self._of_key.get(key, b"")
+        self._for_owner.setdefault(owner, {})[key] = partition
+        if owner not in owners_in(kept):
+            self._of_key[key] = kept + owner
+        self._bytes += size - self._sizes.get(key, 0)
+        self._sizes[key] = size
+
+    def remove(self, owner: bytes, key: bytes) -> None:
+        """The copy of `key` is no longer kept for `owner`."""
+        self._for_owner.get(owner, {}).pop(key, None)
+        left = [one for one in owners_in(self.of(key)) if one != owner]
+        if left:
+            self._of_key[key] = b"".join(left)
+        elif self._of_key.pop(key, None) is not None:
+            self._bytes -= self._sizes.pop(key, 0)
+
+    def next_for(self, owner: bytes, most: int) -> list[tuple[bytes, int]]:
+        """The oldest (key, partition) pairs kept for an owner, unless a delivery is under way."""
+        if owner in self._in_flight:
+            return []
+        kept = self._for_owner.get(owner, {})
+        return [pair for pair, _ in zip(kept.items(), range(most), strict=False)]
+
+    def sent(self, owner: bytes, states: dict[bytes, bytes]) -> None:
+        """A delivery of these states is under way."""
+        self._in_flight[owner] = states
+
+    def settled(self, owner: bytes) -> dict[bytes, bytes]:
+        """The delivery to `owner` has ended, well or badly; what was sent."""
+        return self._in_flight.pop(owner, {})

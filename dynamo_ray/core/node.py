@@ -1,0 +1,152 @@
+"""A storage node around its replica: late work is dropped, answers wait for the log, hints go home.
+
+    request ─► (expired? refuse) ─► Replica ─► Append ─► appended / synced ─► Answer
+    tick ─► detector, hints ─► ToPeer ─► delivered / not delivered
+
+What "persisted" means is the durability level's: `memory` waits for nothing, `written` for the
+append, `synced` for the fsync that covers it. An answer that is asked to be durable (someone gives
+up a copy for it: rule 8) always waits for the fsync. Times are the node's own clocks: `now_ms`
+monotonic, for expiry; `wall_ms`, for what a mint stamps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dynamo_ray.core.messages import (
+    Code,
+    Effect,
+    Fetch,
+    Merge,
+    Merged,
+    Mint,
+    Persist,
+    Refused,
+    Renew,
+    Reply,
+    Send,
+)
+from dynamo_ray.core.replica import Replica
+from dynamo_ray.core.settings import Settings
+
+EXPIRED = Refused(Code.EXPIRED, "the request came too late and was not done")
+STALE_MINT = Refused(Code.EXPIRED, "a mint must say when it expires, by this node's clock")
+READ_ONLY = Refused(Code.READ_ONLY, "the node's log takes no writes now; try another node")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Effect: answer the request `to`."""
+
+    to: Any
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ToPeer:
+    """Effect: send a request to another node; its end comes back as `on_peer`."""
+
+    node: bytes
+    message: Any
+
+
+Out = Answer | ToPeer | Persist | Renew
+
+
+class Node:
+    """The machine of one storage node's server."""
+
+    def __init__(self, replica: Replica, settings: Settings) -> None:
+        self.replica = replica
+        self._level = settings.durability
+        self._timeout_max_ms = int((settings.times.timeout_max_s + settings.times.linger_s) * 1000)
+        self._waiting: list[Reply] = []
+        self._appended = 0
+        self._synced = 0
+
+    @property
+    def wants_sync(self) -> bool:
+        """True if an answer waits for an fsync."""
+        return any(self._needs_sync(reply) for reply in self._waiting)
+
+    def on_request(
+        self, to: Any, message: Any, expires_ms: int, now_ms: int, wall_ms: int
+    ) -> list[Out]:
+        """A request; `expires_ms` is a reading of this node's monotonic clock, 0 for never."""
+        if expires_ms and expires_ms < now_ms:
+            return [Answer(to, EXPIRED)]
+        if isinstance(message, Mint):
+            if not 0 < expires_ms <= now_ms + self._timeout_max_ms:
+                return [Answer(to, STALE_MINT)]
+            return self._take(self.replica.on_mint(to, message, wall_ms))
+        if isinstance(message, Fetch):
+            return self._take(self.replica.on_fetch(to, message))
+        if isinstance(message, Merge):
+            return self._take(self.replica.on_merge(to, message))
+        return [Answer(to, Refused(Code.BAD_REQUEST, "not a request to a storage node"))]
+
+    def on_appended(self, position: int) -> list[Out]:
+        """The log has been given everything up to `position`."""
+        self._appended = max(self._appended, position)
+        if self._level == "written":
+            self.replica.on_persisted(position)
+        return self._release()
+
+    def on_synced(self, position: int) -> list[Out]:
+        """Everything up to `position` is fsynced."""
+        self._synced = max(self._synced, position)
+        self.replica.on_persisted(position)
+        return self._release()
+
+    def on_append_failed(self) -> list[Out]:
+        """Nothing that was queued is in the log: undo it, refuse its callers, start anew."""
+        failed = [reply for reply in self._waiting if reply.after > self._appended]
+        self._waiting = [reply for reply in self._waiting if reply.after <= self._appended]
+        answers: list[Out] = [Answer(reply.to, READ_ONLY) for reply in failed]
+        return answers + self._take(self.replica.on_append_failed())
+
+    def on_incarnation(self, incarnation: bytes) -> None:
+        """A fresh incarnation is fsynced: the node may mint."""
+        self.replica.on_incarnation(incarnation)
+
+    def on_tick(self, wall_ms: int, unreachable: frozenset[bytes]) -> list[Out]:
+        """Ask what should be true now (rule 11)."""
+        return self._take(self.replica.on_tick(wall_ms, unreachable))
+
+    def on_peer(self, node: bytes, reply: Any) -> list[Out]:
+        """The end of a delivery to `node`: its answer, or None if none came."""
+        if isinstance(reply, Merged):
+            return self._take(self.replica.on_delivered(node))
+        self.replica.on_not_delivered(node)
+        return []
+
+    def _take(self, effects: list[Effect]) -> list[Out]:
+        out: list[Out] = []
+        for effect in effects:
+            if isinstance(effect, Reply):
+                if self._is_due(effect):
+                    out.append(Answer(effect.to, effect.message))
+                else:
+                    self._waiting.append(effect)
+            elif isinstance(effect, Send):
+                out.append(ToPeer(effect.node, effect.message))
+            elif isinstance(effect, Persist | Renew):
+                if self._level == "memory" and isinstance(effect, Persist):
+                    self.replica.on_persisted(effect.position)
+                out.append(effect)
+        return out
+
+    def _release(self) -> list[Out]:
+        due = [reply for reply in self._waiting if self._is_due(reply)]
+        if due:
+            self._waiting = [reply for reply in self._waiting if not self._is_due(reply)]
+        return [Answer(reply.to, reply.message) for reply in due]
+
+    def _needs_sync(self, reply: Reply) -> bool:
+        return reply.durable or self._level == "synced"
+
+    def _is_due(self, reply: Reply) -> bool:
+        if self._needs_sync(reply):
+            return reply.after <= self._synced
+        return self._level == "memory" or reply.after <= self._appended

@@ -1,0 +1,272 @@
+"""One storage node's decisions: what it holds, and what must be persisted before it answers.
+
+    Mint, Merge ─► the map changes ─► Persist(position) ─► Reply(after=position)
+    Fetch ───────────────────────────────────────────────► Reply(after=what it shows, if queued)
+
+The map changes at the mint, before persisting; whatever answers, replicates or reads that key waits
+until what it shows is persisted (rule 1). There is one ordered log queue. A failed append undoes
+its map changes and those queued behind it, and asks for a new incarnation. A refusal applied
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dynamo_ray.core.clock import Dot
+from dynamo_ray.core.hints import Hints, owners_in
+from dynamo_ray.core.lives import Lives
+from dynamo_ray.core.merge import merge, replaced
+from dynamo_ray.core.messages import (
+    Code,
+    Effect,
+    Fetch,
+    Fetched,
+    Merge,
+    Merged,
+    Mint,
+    Minted,
+    Persist,
+    Refused,
+    Renew,
+    Reply,
+    Send,
+)
+from dynamo_ray.core.mint import Body, again, mint, operation_id
+from dynamo_ray.core.remembered import RememberedPuts
+from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.unpersisted import Change, Unpersisted
+from dynamo_ray.core.version import Kind, MalformedStateError, dot_of, siblings
+
+HINTS_A_DELIVERY = 512
+NOT_READY = Refused(Code.NOT_READY, "the node has no incarnation yet; try another node")
+HINTS_FULL = Refused(Code.HINTS_FULL, "the node keeps as many hints as it may; try another node")
+
+
+class Replica:
+    """The machine of a storage node. `maps` holds one {key: state} per partition."""
+
+    def __init__(
+        self,
+        node: bytes,
+        settings: Settings,
+        maps: list[dict[bytes, bytes]],
+        owned: frozenset[int],
+    ) -> None:
+        self.node = node
+        self.maps = maps
+        self.owned = owned
+        self.complete = True
+        self.hints = Hints(settings.limits.hint_bytes)
+        keep_ms = int(settings.times.timeout_max_s * 10 * 1000)
+        self.puts = RememberedPuts(keep_ms, settings.limits.remembered_puts)
+        self.lives = Lives(node)
+        self.queue = Unpersisted()
+        self._limits = settings.limits
+
+    def load_hints(self, hints: dict[bytes, bytes]) -> None:
+        """Take over the hints that recovery found beside the maps."""
+        for partition, of in enumerate(self.maps):
+            for key in hints.keys() & of.keys():
+                for owner in owners_in(hints[key]):
+                    self.hints.add(owner, key, partition, len(of[key]))
+
+    def on_incarnation(self, incarnation: bytes) -> None:
+        """A new incarnation, never used before and fsynced (rule 2): minting may begin."""
+        self.lives.begin(incarnation)
+
+    def on_mint(self, to: Any, message: Mint, now_ms: int) -> list[Effect]:
+        """Make one dot per key, at wall time `now_ms`; a key that must be refused fails alone."""
+        if not self.lives.begun:
+            return [Reply(to, NOT_READY)]
+        if message.hint_for and not self.hints.has_room(_size(message.values)):
+            return [Reply(to, HINTS_FULL)]
+        changes: list[Change] = []
+        columns = message.keys, message.partitions, message.values, message.contexts
+        rows = zip(*columns, message.put_ids, message.ttls_ms, strict=True)
+        results = [self._mint_one(row, now_ms, changes) for row in rows]
+        codes, states, contexts = zip(*results, strict=True) if results else ((), (), ())
+        minted = Minted(states, contexts, codes if any(codes) else ())
+        if message.hint_for:
+            held = [i for i, code in enumerate(codes) if code == Code.OK]
+            self._keep(message.hint_for, message, held, changes)
+        return self._persist(to, minted, changes, message.keys)
+
+    def on_merge(self, to: Any, message: Merge) -> list[Effect]:
+        """Merge whole states that others minted; no limit of the client's binds here (rule 19)."""
+        if message.hint_for and not self.hints.has_room(_size(message.states)):
+            return [Reply(to, HINTS_FULL)]
+        changes: list[Change] = []
+        maps = self.maps
+        for key, partition, state in zip(
+            message.keys, message.partitions, message.states, strict=True
+        ):
+            held = maps[partition].get(key)
+            if held is None:
+                maps[partition][key] = state
+                changes.append((partition, key, None))
+                self.lives.watch(key, None, state)
+            elif held != state:
+                self._merge_one(key, partition, held, state, changes)
+        if message.hint_for:
+            self._keep(message.hint_for, message, range(len(message.keys)), changes)
+        return self._persist(to, Merged(), changes, message.keys, message.durable)
+
+    def on_fetch(self, to: Any, message: Fetch) -> list[Effect]:
+        """The states as they are; the answer waits for what it shows (rule 1)."""
+        maps = self.maps
+        states = [
+            maps[partition].get(key)
+            for partition, key in zip(message.partitions, message.keys, strict=True)
+        ]
+        complete = self.complete and self.owned.issuperset(message.partitions)
+        return [Reply(to, Fetched(states, complete), self.queue.shown_at(message.keys))]
+
+    def on_persisted(self, position: int) -> None:
+        """The log holds everything up to `position`."""
+        self.queue.on_persisted(position)
+
+    def on_append_failed(self) -> list[Effect]:
+        """The log took nothing of what is queued: undo it all, latest first, and start anew."""
+        self.queue.undo(self.maps, self.puts)
+        self.lives.end()
+        return [Renew()]
+
+    def on_tick(self, now_ms: int, unreachable: frozenset[bytes]) -> list[Effect]:
+        """Ask what should be true: whoever answers gets what is kept for it (rule 11)."""
+        self.puts.on_tick(now_ms)
+        effects: list[Effect] = []
+        for owner in self.hints.owners():
+            if owner not in unreachable and owner != self.node:
+                effects += self._deliver(owner)
+        return effects
+
+    def on_delivered(self, owner: bytes) -> list[Effect]:
+        """The owner has fsynced what was sent: let go of the hints, and of copies not ours."""
+        changes: list[Change] = []
+        for key, sent in self.hints.settled(owner).items():
+            partition = self.hints.partition_of(owner, key)
+            if partition is None or self.maps[partition].get(key) != sent:
+                continue
+            self.hints.remove(owner, key)
+            changes.append((partition, key, sent))
+            if partition not in self.owned and not self.hints.of(key):
+                self.puts.remember(replaced(sent, None))
+                self.lives.forget(key)
+                del self.maps[partition][key]
+        return [self._record(changes)] if changes else []
+
+    def on_not_delivered(self, owner: bytes) -> None:
+        """The owner did not answer, or refused: the next tick tries again."""
+        self.hints.settled(owner)
+
+    def _mint_one(
+        self, row: tuple[Any, ...], now_ms: int, changes: list[Change]
+    ) -> tuple[int, bytes | None, bytes | None]:
+        key, partition, value, context, put_id, ttl_ms = row
+        kind, payload = (Kind.TOMBSTONE, b"") if value is None else (Kind.VALUE, value)
+        operation = operation_id(put_id, kind, payload, context, ttl_ms)
+        held = self.maps[partition].get(key)
+        first = self._minted_before(held, operation)
+        if first is not None:
+            # Known, but the state went home: where it is now this node cannot say (rule 7).
+            known = held is not None
+            return (Code.OK, held, again(held, first, context)) if known else UNKNOWN
+        expiry_ms = now_ms + ttl_ms if ttl_ms else 0
+        body = Body(kind, now_ms, expiry_ms, operation, payload)
+        dot = self.lives.next_dot(key, held)
+        try:
+            state, after = mint(held, dot, context, body)
+        except MalformedStateError:
+            return Code.INVALID_CONTEXT, None, None
+        if len(state) > self._limits.sibling_bytes and siblings(state) > 1:
+            return Code.TOO_MANY_SIBLINGS, None, None
+        self._take(key, partition, held, state, changes)
+        self.lives.minted(key, dot, state, context is not None)
+        return Code.OK, state, after
+
+    def _minted_before(self, held: bytes | None, operation: bytes) -> Dot | None:
+        """The dot that this very operation has already, if it is known here (rule 7)."""
+        dot = self.puts.get(operation)
+        if dot is not None:
+            return Dot(dot[:30], int.from_bytes(dot[30:], "big"))
+        return dot_of(held, operation) if held is not None and operation in held else None
+
+    def _merge_one(
+        self, key: bytes, partition: int, held: bytes, state: bytes, changes: list[Change]
+    ) -> None:
+        merged = merge(held, state)
+        if merged != held:
+            self._take(key, partition, held, merged, changes)
+            self.lives.watch(key, held, merged)
+
+    def _take(
+        self, key: bytes, partition: int, held: bytes | None, state: bytes, changes: list[Change]
+    ) -> None:
+        changes.append((partition, key, held))
+        self.maps[partition][key] = state
+        if held is not None:
+            self.puts.remember(replaced(held, state))
+
+    def _keep(
+        self, owner: bytes, message: Mint | Merge, rows: Sequence[int], changes: list[Change]
+    ) -> None:
+        """The copies are kept for `owner` too; a hint that is new needs a record of its copy."""
+        for i in rows:
+            key, partition = message.keys[i], message.partitions[i]
+            state = self.maps[partition][key]
+            if self.hints.partition_of(owner, key) is None:
+                changes.append((partition, key, state))
+            self.hints.add(owner, key, partition, len(state))
+
+    def _persist(
+        self,
+        to: Any,
+        message: Any,
+        changes: list[Change],
+        keys: Sequence[bytes],
+        durable: bool = False,
+    ) -> list[Effect]:
+        """Record the changes, then answer once all that the answer speaks of is in the log."""
+        if not changes:
+            # `durable` speaks of the states, new or not: they must be fsynced all the same.
+            after = self.queue.last if durable else self.queue.shown_at(keys)
+            return [Reply(to, message, after, durable)]
+        record = self._record(changes)
+        return [record, Reply(to, message, record.position, durable)]
+
+    def _record(self, changes: list[Change]) -> Persist:
+        maps, of = self.maps, self.hints.of
+        keys = [key for _, key, _ in changes]
+        return Persist(
+            self.queue.add(changes),
+            [partition for partition, _, _ in changes],
+            keys,
+            [maps[partition].get(key) for partition, key, _ in changes],
+            [of(key) for key in keys] if len(self.hints) else (),
+        )
+
+    def _deliver(self, owner: bytes) -> list[Effect]:
+        pairs = self.hints.next_for(owner, HINTS_A_DELIVERY)
+        states: dict[bytes, bytes] = {}
+        partitions: list[int] = []
+        for key, partition in pairs:
+            state = self.maps[partition].get(key)
+            if state is None:
+                self.hints.remove(owner, key)
+            else:
+                states[key] = state
+                partitions.append(partition)
+        if not states or self.queue.shown_at(list(states)):
+            return []
+        self.hints.sent(owner, states)
+        merge_home = Merge(list(states), partitions, list(states.values()), durable=True)
+        return [Send(owner, merge_home)]
+
+
+UNKNOWN = (int(Code.UNKNOWN), None, None)
+
+
+def _size(payloads: Sequence[bytes | None]) -> int:
+    return sum(len(payload) for payload in payloads if payload is not None)

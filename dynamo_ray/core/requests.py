@@ -1,0 +1,196 @@
+"""A client's request at a coordinator: checked by key, cut into routes, gathered into one reply.
+
+    ClientPut ─► PutRequest ─► groups of keys that share a route, each with a Put of its own
+                     ▲                     │ Done(outcome)
+                     └── on_outcome ◄──────┘     … all in: PutDone
+
+A key that must be refused fails alone; the others go their way. Contexts are opened on the way in
+and sealed on the way out here: storage nodes see clocks, clients see tokens (core/context.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dynamo_ray.core.context import ContextKeys
+from dynamo_ray.core.get import Get
+from dynamo_ray.core.messages import (
+    ClientGet,
+    ClientPut,
+    Code,
+    Failure,
+    Fetch,
+    GetDone,
+    GetOutcome,
+    Mint,
+    PutDone,
+    PutOutcome,
+)
+from dynamo_ray.core.mint import CONCURRENT
+from dynamo_ray.core.put import Put
+from dynamo_ray.core.ring import Ring, partition_of
+from dynamo_ray.core.routing import Route, route
+from dynamo_ray.core.settings import Limits, Settings
+from dynamo_ray.core.version import EMPTY_CLOCK, clock_of, hide_expired
+
+SEAL_BYTES = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What a coordinator knows when it takes a request."""
+
+    ring: Ring
+    settings: Settings
+    contexts: ContextKeys
+    suspected: frozenset[bytes] = frozenset()
+
+
+class Group(NamedTuple):
+    """Keys of a request that share a route: their rows in the request, and their machine."""
+
+    rows: list[int]
+    machine: Put | Get
+
+
+class PutRequest:
+    """One ClientPut, from its checks to its PutDone."""
+
+    def __init__(self, message: ClientPut, desk: Desk) -> None:
+        self._message = message
+        self._desk = desk
+        self._clocks: list[bytes | None] = list(message.contexts)
+        self._contexts: list[bytes | None] = [None] * len(message.keys)
+        self._failures: list[Failure] = []
+        w = message.w or desk.settings.w
+        refused = self._refused(w)
+        self.groups = [
+            Group(rows, Put(self._mint(rows, partitions), way, w, message.strict))
+            for rows, partitions, way in _cut(message.keys, refused, desk)
+        ]
+        self._open = len(self.groups)
+
+    def reply_if_done(self) -> PutDone | None:
+        """The reply once every group has its outcome."""
+        if self._open:
+            return None
+        return PutDone(self._contexts, tuple(sorted(self._failures)))
+
+    def on_outcome(self, group: Group, outcome: PutOutcome) -> PutDone | None:
+        """A group's puts have ended; the reply if it was the last."""
+        keys, seal = self._message.keys, self._desk.contexts.seal
+        for row, clock in zip(group.rows, outcome.contexts, strict=True):
+            if clock is not None:
+                self._contexts[row] = seal(keys[row], clock)
+        self._failures += [f._replace(index=group.rows[f.index]) for f in outcome.failures]
+        self._open -= 1
+        return self.reply_if_done()
+
+    def _refused(self, w: int) -> set[int]:
+        """The rows that fail alone, each with its reason."""
+        message, limits = self._message, self._desk.settings.limits
+        refused = _bad_keys(message.keys, limits)
+        for row, value in enumerate(message.values):
+            if value is not None and len(value) > limits.value_bytes:
+                refused[row] = (Code.VALUE_SIZE, limits.value_bytes, len(value))
+        for row, token in enumerate(message.contexts):
+            if token is not None and row not in refused:
+                clock = self._open_context(message.keys[row], token)
+                self._clocks[row] = clock
+                if clock is None:
+                    refused[row] = (Code.INVALID_CONTEXT, 0, 0)
+        if w > self._desk.settings.n:
+            refused = {row: (Code.BAD_REQUEST, w, self._desk.settings.n) for row in _rows(message)}
+        self._failures += [Failure(row, *why) for row, why in refused.items()]
+        return set(refused)
+
+    def _open_context(self, key: bytes, token: bytes) -> bytes | None:
+        return CONCURRENT if token == b"" else self._desk.contexts.open(key, token)
+
+    def _mint(self, rows: list[int], partitions: list[int]) -> Mint:
+        message = self._message
+        if len(rows) == len(message.keys):
+            columns = message.values, self._clocks, message.put_ids, message.ttls_ms
+            return Mint(message.keys, partitions, *columns)
+        return Mint(
+            [message.keys[row] for row in rows],
+            partitions,
+            [message.values[row] for row in rows],
+            [self._clocks[row] for row in rows],
+            [message.put_ids[row] for row in rows],
+            [message.ttls_ms[row] for row in rows],
+        )
+
+
+class GetRequest:
+    """One ClientGet, from its checks to its GetDone; expired values are hidden here (rule 13)."""
+
+    def __init__(self, message: ClientGet, desk: Desk) -> None:
+        self._message = message
+        self._desk = desk
+        self._states: list[bytes | None] = [None] * len(message.keys)
+        self._degraded = False
+        self._failures: list[Failure] = []
+        r = message.r or desk.settings.r
+        refused = _bad_keys(message.keys, desk.settings.limits)
+        if r > desk.settings.n:
+            refused = {row: (Code.BAD_REQUEST, r, desk.settings.n) for row in _rows(message)}
+        self._failures += [Failure(row, *why) for row, why in refused.items()]
+        self.groups = []
+        for rows, partitions, way in _cut(message.keys, set(refused), desk):
+            keys = [message.keys[row] for row in rows]
+            self.groups.append(Group(rows, Get(Fetch(keys, partitions), way, r, message.strict)))
+        self._open = len(self.groups)
+
+    def reply_if_done(self, now_ms: int) -> GetDone | None:
+        """The reply once every group has its outcome; `now_ms` is the coordinator's wall clock."""
+        if self._open:
+            return None
+        states = [s if s is None else hide_expired(s, now_ms) for s in self._states]
+        seal = self._desk.contexts.seal
+        seals = [
+            seal(key, EMPTY_CLOCK if state is None else clock_of(state))[:SEAL_BYTES]
+            for key, state in zip(self._message.keys, states, strict=True)
+        ]
+        return GetDone(states, seals, self._degraded, tuple(sorted(self._failures)))
+
+    def on_outcome(self, group: Group, outcome: GetOutcome, now_ms: int) -> GetDone | None:
+        """A group's gets have ended; the reply if it was the last."""
+        for row, state in zip(group.rows, outcome.states, strict=True):
+            self._states[row] = state
+        self._degraded = self._degraded or outcome.degraded
+        self._failures += [f._replace(index=group.rows[f.index]) for f in outcome.failures]
+        self._open -= 1
+        return self.reply_if_done(now_ms)
+
+
+def _rows(message: ClientPut | ClientGet) -> range:
+    return range(len(message.keys))
+
+
+def _bad_keys(keys: Sequence[bytes], limits: Limits) -> dict[int, tuple[Code, int, int]]:
+    most = limits.key_bytes
+    return {
+        row: (Code.KEY_SIZE, most, len(key))
+        for row, key in enumerate(keys)
+        if not 0 < len(key) <= most
+    }
+
+
+def _cut(
+    keys: Sequence[bytes], refused: set[int], desk: Desk
+) -> Iterator[tuple[list[int], list[int], Route]]:
+    """The rows, partitions and route of each group of keys that share a route."""
+    ring, q = desk.ring, desk.ring.partitions
+    by_route: dict[int, tuple[list[int], list[int]]] = {}
+    for row, key in enumerate(keys):
+        if row in refused:
+            continue
+        partition = partition_of(key, q)
+        rows, partitions = by_route.setdefault(ring.route_key(partition), ([], []))
+        rows.append(row)
+        partitions.append(partition)
+    for rows, partitions in by_route.values():
+        yield rows, partitions, route(ring, partitions[0], desk.suspected)

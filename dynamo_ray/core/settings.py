@@ -1,0 +1,90 @@
+"""What a cluster promises and bounds: N, R, W, durability, limits, times. Refuses nonsense."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+MIB = 1024 * 1024
+DURABILITIES = ("memory", "written", "synced")
+
+
+class SettingsError(ValueError):
+    """A setting, or a combination of settings, that cannot be; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds (DESIGN rule 19). They bind what clients put, never repair, hints or merges."""
+
+    key_bytes: int = 1024
+    value_bytes: int = MIB
+    sibling_bytes: int = 8 * MIB
+    batch_keys: int = 10_000
+    batch_bytes: int = 16 * MIB
+    frame_bytes: int = 64 * MIB
+    in_flight: int = 1024
+    queued_bytes: int = 64 * MIB
+    hint_bytes: int = 1024 * MIB
+    remembered_puts: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Durations in seconds. `timeout_max_s` bounds what a caller may ask for (see rule 7)."""
+
+    timeout_s: float = 2.0
+    timeout_max_s: float = 10.0
+    heartbeat_s: float = 0.1
+    suspect_s: float = 0.6
+    tick_s: float = 0.1
+    sync_s: float = 1.0
+    linger_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is fixed at a cluster's creation. Raises SettingsError for what cannot be.
+
+    `n` copies, `r` answers for a read, `w` for a write (Dynamo §4.5), `partitions` of the ring
+    (§6.2), and the durability level of an acknowledgement: `memory`, `written` or `synced`.
+    """
+
+    n: int = 3
+    r: int = 2
+    w: int = 2
+    partitions: int = 256
+    durability: str = "written"
+    limits: Limits = field(default_factory=Limits)
+    times: Times = field(default_factory=Times)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= 16:
+            raise SettingsError(f"n is {self.n}; a key has 1 to 16 copies")
+        for name, value in (("r", self.r), ("w", self.w)):
+            if not 1 <= value <= self.n:
+                raise SettingsError(f"{name} is {value}; it must be from 1 to n = {self.n}")
+        if not 1 <= self.partitions <= 65_536:
+            raise SettingsError(f"partitions is {self.partitions}; it must be from 1 to 65536")
+        if self.durability not in DURABILITIES:
+            raise SettingsError(
+                f"durability is {self.durability!r}; it must be one of {', '.join(DURABILITIES)}"
+            )
+        for group in (self.limits, self.times):
+            for one in fields(group):
+                if getattr(group, one.name) <= 0:
+                    raise SettingsError(f"{one.name} must be above 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, for JSON and the wire."""
+        return asdict(self)
+
+
+def settings_from(given: dict[str, Any]) -> Settings:
+    """The settings that `to_dict` gave; raises SettingsError for a name that is not known."""
+    given = dict(given)
+    try:
+        limits, times = Limits(**given.pop("limits", {})), Times(**given.pop("times", {}))
+        return Settings(**given, limits=limits, times=times)
+    except TypeError as error:
+        raise SettingsError(f"a setting is not known: {error}") from error
