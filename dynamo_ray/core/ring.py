@@ -1,0 +1,214 @@
+"""The ring: which nodes own a key. A value, made anew when the members change (Dynamo §4.2, §6.2).
+
+The circle of MD5's 128 bits is cut into Q equal partitions (the paper's strategy 3: a partition is
+the unit of ownership, of transfer and of a file). Each has N slots, one per copy, in the order in
+which owners are asked to mint. The preference list of a partition is its owners and then every
+other node in ring order, so that there is always somebody to stand in.
+
+Partitions with the same owners share one preference list and so one *route key*: keys are grouped
+by it, and few route keys make large groups. That is why `claim` looks for a layout with few.
+
+Laws: owners of a partition are distinct, and in as many zones and machines as there can be; every
+node has its share of slots by weight, and of first slots, to within one, as far as zones and nodes
+permit; the order in which members are named plays no part; `reclaim` with unchanged members
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from hashlib import blake2b
+from math import isfinite
+
+from dynamo_ray.core.claim import HOLE, Path, lay_out, settle
+
+try:  # The interpreter's own MD5 needs half of OpenSSL's time for a key. Not every build has it.
+    from _md5 import md5  # type: ignore[import-not-found]  # private, so without a stub
+except ImportError:  # pragma: no cover
+    from hashlib import md5
+
+NodeId = bytes
+NODE_ID_BYTES = 8
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of a key: MD5(key), a 128-bit number, times Q, its top part.
+
+    Where Q divides 256 the first byte decides alone. For a Q that is no power of two no number of
+    leading bytes short of all is enough: what follows may carry.
+    """
+    digest: bytes = md5(key, usedforsecurity=False).digest()
+    if 256 % partitions:
+        return int.from_bytes(digest, "big") * partitions >> 128
+    return digest[0] * partitions >> 8
+
+
+def partitions_of(keys: Sequence[bytes], partitions: int) -> list[int]:
+    """`partition_of` for many keys."""
+    if partitions == 256:
+        return [md5(key, usedforsecurity=False).digest()[0] for key in keys]
+    return [partition_of(key, partitions) for key in keys]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node as the ring sees it. The name is a label: it decides nothing and is in no digest.
+
+    Nodes whose zone is not known count as one zone, and within a zone those whose machine is not
+    known as one machine. A node of weight 0 owns nothing and may stand in.
+    """
+
+    node: NodeId
+    name: str
+    zone: str = ""
+    weight: float = 1
+    machine: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.node) != NODE_ID_BYTES:
+            raise ValueError(f"a node id has {NODE_ID_BYTES} bytes, this has {len(self.node)}")
+        if not (isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(f"a weight is finite and not negative, {self.name}'s is {self.weight}")
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Zone and machine: what fails together."""
+        return self.zone, self.machine
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Members and who has which slot: `slots[partition * copies + copy]` is a node.
+
+    Raises ValueError where a slot's owner is no member or a partition has the same owner twice.
+    """
+
+    partitions: int
+    copies: int
+    members: tuple[Member, ...]
+    slots: tuple[NodeId, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.partitions < 1 or self.copies < 1:
+            raise ValueError(f"{self.partitions} partitions with {self.copies} copies make no ring")
+        in_order = tuple(sorted(self.members, key=lambda member: member.node))
+        object.__setattr__(self, "members", in_order)
+        if len({member.node for member in in_order}) != len(in_order):
+            raise ValueError("two members have the same node id")
+        if len(self.slots) != self.partitions * self.copies:
+            due = self.partitions * self.copies
+            raise ValueError(f"the ring has {due} slots, {len(self.slots)} owners are given")
+        if strangers := set(self.slots).difference(member.node for member in in_order):
+            raise ValueError(f"{len(strangers)} owners are not among the {len(in_order)} members")
+        for partition, owners in enumerate(self._owners):
+            if len(set(owners)) != self.copies:
+                raise ValueError(f"partition {partition} has {len(set(owners))} distinct owners")
+
+    def __hash__(self) -> int:
+        return hash(self.epoch)
+
+    def owners(self, partition: int) -> tuple[NodeId, ...]:
+        """The N nodes that own the partition, first the one to mint."""
+        return self._owners[partition]
+
+    def preference(self, partition: int) -> tuple[NodeId, ...]:
+        """The owners and then every other node, in the order in which they are asked to help."""
+        return self.preferences[self._route_keys[partition]]
+
+    def route_key(self, partition: int) -> int:
+        """A small number that partitions with the same preference list share."""
+        return self._route_keys[partition]
+
+    @cached_property
+    def places(self) -> Mapping[NodeId, tuple[str, str]]:
+        """Zone and machine of each node; empty where that tells no two nodes apart."""
+        places = {member.node: member.place for member in self.members}
+        return places if len(set(places.values())) > 1 else {}
+
+    @cached_property
+    def preferences(self) -> tuple[tuple[NodeId, ...], ...]:
+        """The preference lists by route key.
+
+        Spares follow clockwise from the first owner, nodes standing on the circle where their ids
+        are. So they depend on the owners alone, and do not change when other slots move; and the
+        partitions of one dead node find different stand-ins.
+        """
+        nodes = [member.node for member in self.members]
+        found = []
+        for owners in dict.fromkeys(self._owners):
+            at = nodes.index(owners[0])
+            clockwise = nodes[at:] + nodes[:at]
+            found.append(self._in_rounds(owners, [n for n in clockwise if n not in owners]))
+        return tuple(found)
+
+    @cached_property
+    def epoch(self) -> bytes:
+        """8 bytes that differ where anything differs that decides who owns what."""
+        digest = blake2b(digest_size=8, person=b"dynamo_ray.ring")
+        digest.update(struct.pack(">III", self.partitions, self.copies, len(self.members)))
+        for member in self.members:
+            digest.update(struct.pack(">8sd", member.node, member.weight))
+            for text in member.place:
+                digest.update(struct.pack(">I", len(text.encode())) + text.encode())
+        digest.update(b"".join(self.slots))
+        return digest.digest()
+
+    @cached_property
+    def _owners(self) -> tuple[tuple[NodeId, ...], ...]:
+        shared: dict[tuple[NodeId, ...], tuple[NodeId, ...]] = {}
+        n = self.copies
+        rows = (self.slots[at : at + n] for at in range(0, len(self.slots), n))
+        return tuple(shared.setdefault(row, row) for row in rows)
+
+    @cached_property
+    def _route_keys(self) -> tuple[int, ...]:
+        keys: dict[tuple[NodeId, ...], int] = {}
+        return tuple(keys.setdefault(owners, len(keys)) for owners in self._owners)
+
+    def _in_rounds(self, owners: tuple[NodeId, ...], spares: list[NodeId]) -> tuple[NodeId, ...]:
+        """Owners and spares, first those spares whose zone is new, then the machine, and so on."""
+        if self.places:
+            seen: Counter[object] = Counter()
+            rounds = {}
+            for node in (*owners, *spares):
+                zone, machine = self.places[node]
+                rounds[node] = seen[zone], seen[zone, machine]
+                seen.update((zone, (zone, machine)))
+            spares = sorted(spares, key=rounds.__getitem__)
+        return *owners, *spares
+
+
+def claim(members: Iterable[Member], partitions: int = 256, copies: int = 3) -> Ring:
+    """The ring of a new cluster. Raises ValueError if there are fewer nodes than copies."""
+    everybody = tuple(members)
+    nodes, paths, weights = _claimants(everybody, copies)
+    rows = lay_out(paths, weights, partitions, copies)
+    return Ring(partitions, copies, everybody, tuple(nodes[i] for row in rows for i in row))
+
+
+def reclaim(ring: Ring, members: Iterable[Member]) -> Ring:
+    """The ring for other members, with as few slots moved as balance and zones allow."""
+    everybody = tuple(members)
+    nodes, paths, weights = _claimants(everybody, ring.copies)
+    index = {node: i for i, node in enumerate(nodes)}
+    held = [tuple(index.get(node, HOLE) for node in owners) for owners in ring._owners]
+    slots = tuple(nodes[i] for row in settle(held, paths, weights) for i in row)
+    return Ring(ring.partitions, ring.copies, everybody, slots)
+
+
+def _claimants(
+    members: tuple[Member, ...], copies: int
+) -> tuple[list[NodeId], list[Path], list[Fraction]]:
+    """Who may own slots: nodes, paths and weights, in the order of the paths."""
+    able = sorted((*m.place, m.node, Fraction(m.weight)) for m in members if m.weight > 0)
+    if len(able) < copies:
+        raise ValueError(
+            f"{copies} copies need {copies} nodes with a weight, there are {len(able)}"
+        )
+    paths = [(zone, machine, node) for zone, machine, node, _ in able]
+    return [node for _, _, node in paths], paths, [weight for *_, weight in able]
