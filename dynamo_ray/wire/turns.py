@@ -1,0 +1,57 @@
+"""Turns of the loop: what was said during one leaves together at its end.
+
+The handling of a chunk may make us say something on several connections; each of them writes once,
+when the chunk is done. What is said at another time is written on the loop's next turn. So nothing
+waits for a timer, a quiet connection answers at once, and a busy one batches by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+
+class Speaker(Protocol):
+    """Something that has words to hand over."""
+
+    def flush(self) -> None: ...
+
+
+class Turn:
+    """The speakers of one loop that have something to hand over in this turn of it."""
+
+    __slots__ = ("_scheduled", "dirty", "receiving")
+
+    def __init__(self) -> None:
+        self._scheduled = False
+        self.dirty: list[Speaker] = []
+        self.receiving = False  # a chunk is being handled: whoever handles it will flush
+
+    def add(self, speaker: Speaker, loop: asyncio.AbstractEventLoop) -> None:
+        self.dirty.append(speaker)
+        if not self.receiving and not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._on_next_turn)
+
+    def flush(self) -> None:
+        dirty = self.dirty
+        if dirty:
+            self.dirty = []
+            for speaker in dirty:
+                speaker.flush()
+
+    def _on_next_turn(self) -> None:
+        self._scheduled = False
+        self.flush()
+
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
+
+
+def turn_of(loop: asyncio.AbstractEventLoop) -> Turn:
+    """The one Turn of this loop. It does not hold the loop, so a closed loop can be forgotten."""
+    turn = _turns.get(loop)
+    if turn is None:
+        turn = _turns[loop] = Turn()
+    return turn
