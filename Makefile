@@ -1,0 +1,44 @@
+# `make demo` and `make test` work on a machine that has only Python 3.11 or newer: whatever else is
+# needed goes into .venv, at the versions that constraints.txt pins. PYTHON=... names the Python.
+
+export RAY_USAGE_STATS_ENABLED := 0
+export PYTHON
+
+run := .venv/bin/python -m
+seeds ?= 20000
+
+.PHONY: help demo test check lint bench soak clean setup
+
+help:
+	@echo 'make demo    start a small cluster, break it, and show that nothing is lost'
+	@echo 'make test    style, types and all tests, with real Ray actors (slow ones left out)'
+	@echo 'make check   style, types and the tests that need no Ray: under two minutes'
+	@echo 'make bench   measure, and compare with what else could be used'
+	@echo 'make soak    every test, slow ones too, with seeds=$(seeds): for a night'
+	@echo 'make clean   remove caches and built packages (.venv stays)'
+
+demo: setup
+	@.venv/bin/dynamo-ray demo
+
+test: lint
+	@$(run) pytest -m 'not slow'
+
+check: lint
+	@$(run) pytest -m 'not ray and not slow'
+
+lint: setup
+	@$(run) ruff check .
+	@$(run) mypy
+
+bench: setup
+	@$(run) benchmarks
+
+soak: setup
+	@HYPOTHESIS_PROFILE=soak $(run) pytest --seeds $(seeds) --timeout 14400
+
+setup:
+	@.ci/setup
+
+clean:
+	@rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find dynamo_ray cli tests benchmarks examples .editable -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
