@@ -24,7 +24,7 @@ from fractions import Fraction
 from itertools import groupby, pairwise
 from math import floor
 
-Path = tuple[str, str, bytes]  # zone, machine, node
+Path = tuple[str, str, int]  # zone, machine, node
 Row = tuple[int, ...]  # the owners of one partition, first the one that mints
 HOLE = -1  # stands in a row where a slot has no owner
 

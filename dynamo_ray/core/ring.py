@@ -34,6 +34,7 @@ except ImportError:  # pragma: no cover
 
 NodeId = bytes
 NODE_ID_BYTES = 8
+CIRCLE = 1 << 8 * NODE_ID_BYTES
 
 
 def partition_of(key: bytes, partitions: int) -> int:
@@ -204,11 +205,21 @@ def reclaim(ring: Ring, members: Iterable[Member]) -> Ring:
 def _claimants(
     members: tuple[Member, ...], copies: int
 ) -> tuple[list[NodeId], list[Path], list[Fraction]]:
-    """Who may own slots: nodes, paths and weights, in the order of the paths."""
-    able = sorted((*m.place, m.node, Fraction(m.weight)) for m in members if m.weight > 0)
+    """Who may own slots: nodes, paths and weights, in the order of the paths.
+
+    In each zone the circle of ids is entered at another angle. Otherwise the owners of a partition
+    would have neighbouring ids, and the same next node to stand in for all that one of them has.
+    """
+    able = [member for member in members if member.weight > 0]
     if len(able) < copies:
         raise ValueError(
             f"{copies} copies need {copies} nodes with a weight, there are {len(able)}"
         )
-    paths = [(zone, machine, node) for zone, machine, node, _ in able]
-    return [node for _, _, node in paths], paths, [weight for *_, weight in able]
+    zones = sorted({member.zone for member in able})
+    rows = []
+    for member in able:
+        angle = zones.index(member.zone) * CIRCLE // len(zones)
+        turned = (int.from_bytes(member.node, "big") - angle) % CIRCLE
+        rows.append(((*member.place, turned), Fraction(member.weight), member.node))
+    rows.sort()
+    return [node for *_, node in rows], [path for path, *_ in rows], [heavy for _, heavy, _ in rows]
