@@ -26,6 +26,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from dynamo_ray.core.clock import EMPTY, Clock, Dot
+from dynamo_ray.core.clock import clock as compact
 
 FORM = 1
 HEAD = struct.Struct(">BIII")
@@ -116,7 +117,8 @@ def decode(data: bytes) -> State:
 def decode_strict(data: bytes) -> State:
     """As `decode`, and refuses every byte string that `encode` would not have written."""
     state = decode(data)
-    if encode(state) != data:
+    is_compact = compact(state.clock.vector, state.clock.beyond) == state.clock
+    if not is_compact or not all(map(_fits, state.versions)) or encode(state) != data:
         raise MalformedStateError(f"a state of {len(data)} bytes is not in canonical form")
     return state
 
@@ -127,6 +129,14 @@ def decode_clock(data: bytes) -> Clock:
     if state.versions:
         raise MalformedStateError("a clock was expected, and a state with versions was found")
     return state.clock
+
+
+def _fits(version: Version) -> bool:
+    """True if the payload is one that the kind allows, and the dot one that can be minted."""
+    if version.kind == Kind.VALUE:
+        return version.dot.counter > 0
+    wanted = HASH_BYTES if version.kind == Kind.PURGED else 0
+    return version.dot.counter > 0 and len(version.payload) == wanted
 
 
 def _decode(data: bytes) -> State:
