@@ -1,0 +1,117 @@
+"""A whole cluster in one world: nodes, coordinators and clients, as a plan says."""
+
+from __future__ import annotations
+
+from dynamo_ray.core.context import ContextKeys
+from dynamo_ray.core.requests import Desk
+from dynamo_ray.core.ring import Member, claim, partition_of
+from dynamo_ray.sim.clients import ClientHost
+from dynamo_ray.sim.coordinators import CoordinatorHost
+from dynamo_ray.sim.history import History, Terms
+from dynamo_ray.sim.journal import Journal, ListJournal
+from dynamo_ray.sim.network import CALM, Network, Peer
+from dynamo_ray.sim.nodes import StorageNode
+from dynamo_ray.sim.plan import Plan
+from dynamo_ray.sim.world import MILLISECOND, SECOND, World
+
+CLUSTER_ID = b"simulated cluster"[:16]
+SECRET = b"simulated secret, not a secret at all"
+Member_ = StorageNode | CoordinatorHost
+
+
+class Cluster:
+    """All hosts of a world, by name: n1 … are nodes, c1 … coordinators, client1 … clients."""
+
+    def __init__(self, world: World, plan: Plan) -> None:
+        self.world, self.plan = world, plan
+        self.network = Network(world, plan.weather)
+        self.settings = plan.settings()
+        self.history = History(Terms(plan.n, plan.r, plan.w, plan.durability))
+        self.nodes = [self._node(i) for i in range(plan.nodes)]
+        self.ring = claim(
+            [
+                Member(node.id, node.name, f"z{i % plan.zones}" if plan.zones > 1 else "")
+                for i, node in enumerate(self.nodes)
+            ],
+            plan.partitions,
+            plan.n,
+        )
+        desk = Desk(self.ring, self.settings, ContextKeys(CLUSTER_ID, [SECRET]))
+        self.coordinators = [
+            CoordinatorHost(world, self.network, f"c{i + 1}", desk) for i in range(plan.coordinators)
+        ]
+        self.clients = [self._client(f"client{i + 1}") for i in range(plan.clients)]
+        self.members: dict[str, Member_] = {m.name: m for m in [*self.nodes, *self.coordinators]}
+        self._set_clocks()
+
+    def start(self) -> None:
+        """Start the nodes, then the coordinators."""
+        by_id: dict[bytes, StorageNode] = {node.id: node for node in self.nodes}
+        for node in self.nodes:
+            node.peers = {i: peer for i, peer in by_id.items() if peer is not node}
+            node.begin(self.ring, self.settings, self.history)
+        for coordinator in self.coordinators:
+            coordinator.nodes = by_id
+            coordinator.start()
+
+    def owners(self, key: bytes) -> tuple[str, ...]:
+        """The names of a key's owners, in the order in which they are asked to mint."""
+        names = {node.id: node.name for node in self.nodes}
+        partition = partition_of(key, self.plan.partitions)
+        return tuple(names[node] for node in self.ring.preference(partition)[: self.plan.n])
+
+    def order(self, key: bytes) -> tuple[str, ...]:
+        """The names of a key's owners, then of the other nodes in the order of standing in."""
+        names = {node.id: node.name for node in self.nodes}
+        return tuple(names[n] for n in self.ring.preference(partition_of(key, self.plan.partitions)))
+
+    def mend_all(self) -> None:
+        """Everything is up and reachable, and the links are good."""
+        self.network.weather = CALM
+        self.network.heal_all()
+        for member in self.members.values():
+            if member.paused:
+                member.resume()
+            if isinstance(member, StorageNode):
+                member.journal.full = False
+            if not member.up:
+                member.start()
+
+    def break_connections(self, host: Peer) -> None:
+        """Every connection of a host breaks, and is made again; nobody dies."""
+        for other in self.world.hosts.values():
+            if other is not host and isinstance(other, Peer) and other.up:
+                delay = self.network.delay_us()
+                other.after(delay, "connection lost", other.connection_lost, host)
+                if host.up:
+                    host.after(self.network.delay_us(), "connection lost", host.connection_lost, other)
+
+    def is_quiet(self) -> bool:
+        """True once nothing is under way and no hint is left."""
+        return not any(c.machine.in_flight for c in self.coordinators) and not any(
+            len(node.replica.hints) or node.is_busy for node in self.nodes
+        )
+
+    def _node(self, i: int) -> StorageNode:
+        chance = self.world.stream("ids")
+        journal = self._journal(i)
+        node = StorageNode(self.world, self.network, f"n{i + 1}", chance.randbytes(8), journal)
+        node.append_us, node.sync_us = self.plan.append_us, self.plan.sync_us
+        return node
+
+    def _journal(self, i: int) -> Journal:
+        return ListJournal(self.world.stream(f"journal{i}"))
+
+    def _client(self, name: str) -> ClientHost:
+        client = ClientHost(self.world, self.network, name, self.history)
+        client.coordinators = self.coordinators
+        client.think_us = self.plan.think_us
+        client.timeout_ms = self.plan.timeout_ms
+        client.repeats = self.plan.repeats
+        return client
+
+    def _set_clocks(self) -> None:
+        chance = self.world.stream("clocks")
+        for host in self.world.hosts.values():
+            host.offset_us = chance.randint(1, 1_000_000) * MILLISECOND + SECOND
+            host.skew_ms = chance.randint(-self.plan.skew_ms, self.plan.skew_ms)

@@ -1,0 +1,86 @@
+"""The shell of a coordinator in the simulator: the twin of the coordinator server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamo_ray.core.coordinator import Coordinator, Out, ToNode
+from dynamo_ray.core.detector import Detector
+from dynamo_ray.core.requests import Desk
+from dynamo_ray.sim.network import Network, Peer
+from dynamo_ray.sim.nodes import StorageNode
+from dynamo_ray.sim.world import SECOND, World
+
+
+class CoordinatorHost(Peer):
+    """One coordinator: its machine, its detector, and no memory of earlier runs."""
+
+    def __init__(self, world: World, network: Network, name: str, desk: Desk) -> None:
+        super().__init__(world, network, name)
+        self.desk = desk
+        self.nodes: dict[bytes, StorageNode] = {}
+
+    def start(self) -> None:
+        """Start, or start again, with nothing in flight."""
+        self.up = True
+        times = self.desk.settings.times
+        self.machine = Coordinator(self.desk)
+        self.detector = Detector(times.suspect_s, times.tick_s)
+        self.detector.watch(sorted(self.nodes), self.mono_s)
+        self.after(int(times.tick_s * SECOND), "tick", self._tick)
+
+    def stop(self) -> None:
+        """The process ends at once, with whatever was in flight."""
+        self.end_run()
+        self.break_off()
+
+    def on_call(self, src: Peer, call: int, message: Any, expires_ms: int) -> None:
+        """A client's request."""
+        to = (src, src.run, call)
+        self._perform(self.machine.on_request(to, message, self.mono_s, self.wall_ms))
+
+    def on_heard(self, peer: Peer) -> None:
+        """A sign of life of a node."""
+        if self.detector.on_heard(getattr(peer, "id", b""), self.mono_s):
+            self._judge(frozenset())
+
+    def on_peer_down(self, peer: Peer) -> None:
+        """The connection to a node closed, or was refused."""
+        self._judge(self.detector.on_down(getattr(peer, "id", b""), self.mono_s))
+
+    def _tick(self) -> None:
+        for node in self.nodes.values():
+            if self.network.hears(self, node):
+                self.take_reading(node)
+        before = self.detector.suspected
+        new = self.detector.on_tick(self.mono_s)
+        if self.detector.suspected != before:
+            self._judge(new)
+        self._perform(self.machine.on_tick(self.mono_s, self.wall_ms))
+        self.after(int(self.desk.settings.times.tick_s * SECOND), "tick", self._tick)
+
+    def _judge(self, new: frozenset[bytes]) -> None:
+        suspected = self.detector.suspected
+        self._perform(self.machine.on_suspected(suspected, new, self.mono_s, self.wall_ms))
+
+    def _perform(self, out: list[Out]) -> None:
+        for effect in out:
+            if isinstance(effect, ToNode):
+                self._ask(effect)
+            else:
+                src, run, call = effect.to
+                if src.run == run:
+                    self.answer(src, call, effect.message)
+
+    def _ask(self, effect: ToNode) -> None:
+        call = effect.call
+
+        def on_reply(message: Any) -> None:
+            self._perform(self.machine.on_reply(call, message, self.mono_s, self.wall_ms))
+
+        def on_failure(maybe_applied: bool) -> None:
+            out = self.machine.on_failure(call, maybe_applied, self.mono_s, self.wall_ms)
+            self._perform(out)
+
+        node = self.nodes[effect.node]
+        self.call(node, effect.message, effect.timeout_s, on_reply, on_failure)

@@ -1,0 +1,140 @@
+"""Faults: a seed draws a tape of them, a directed test writes one, and one function performs each.
+
+A fault happens at a time, or at a *crash point*: right after the n-th event of a kind at a host
+("after the second Mint at n1"). Crash points find in seconds what random times find in hours. Every
+fault ends after a while by itself, and the calm ends what is left.
+
+    crash, power      a node's process, or its machine, stops and comes back     coordinator  likewise
+    pause             a node handles nothing, its clocks go on, then all of it, late
+    cut               one direction of one link     split  a node from everybody, both directions
+    full              the disk takes nothing        reset  connections to a node break, nobody dies
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from random import Random
+
+from dynamo_ray.sim.cluster import Cluster
+from dynamo_ray.sim.nodes import StorageNode
+from dynamo_ray.sim.plan import Plan
+from dynamo_ray.sim.world import MILLISECOND
+
+POINTS = (
+    ("n", ("Mint", "Merge", "appended", "synced", "Merged", "Fetch", "incarnation")),
+    ("c", ("Minted", "Merged", "ClientPut", "Fetched")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens to which host, when, and for how long. `after` is (host, kind of event, count)."""
+
+    kind: str
+    host: str
+    at_us: int = 0
+    for_us: int = 500 * MILLISECOND
+    other: str = ""
+    after: tuple[str, str, int] | None = None
+
+
+def draw_tape(plan: Plan, chance: Random) -> tuple[Fault, ...]:
+    """The faults of a seed, within the time in which its clients work."""
+    kinds = sorted(plan.faults)
+    if not kinds:
+        return ()
+    span_us = plan.operations * plan.think_us * 2
+    return tuple(_draw(plan, chance, chance.choice(kinds), span_us) for _ in range(plan.fault_count))
+
+
+def _draw(plan: Plan, chance: Random, kind: str, span_us: int) -> Fault:
+    node = f"n{chance.randint(1, plan.nodes)}"
+    coordinator = f"c{chance.randint(1, plan.coordinators)}"
+    at_us, for_us = chance.randint(0, span_us), int(plan.down_us * (0.2 + chance.random() * 1.6))
+    after = None
+    if kind == "point":
+        kind = chance.choice(sorted(plan.faults & {"power", "full"} | {"crash", "pause", "coordinator"}))
+        letter, kinds = chance.choice(POINTS)
+        host = node if letter == "n" else coordinator
+        after = (host, chance.choice(kinds), chance.randint(1, 6))
+    host = coordinator if kind == "coordinator" else node
+    if kind == "cut":
+        names = [f"n{i + 1}" for i in range(plan.nodes)] + [f"c{i + 1}" for i in range(plan.coordinators)]
+        other = chance.choice([name for name in names if name != node])
+        host, other = (node, other) if chance.random() < 0.5 else (other, node)
+        return Fault(kind, host, at_us, for_us, other)
+    return Fault(kind, host, at_us, for_us, "", after)
+
+
+class Storm:
+    """Performs a tape on a cluster; `end` stops it, so that the calm stays calm."""
+
+    def __init__(self, cluster: Cluster, tape: Iterable[Fault]) -> None:
+        self.cluster = cluster
+        self.happened: list[tuple[int, Fault]] = []
+        self._over = False
+        self._points: dict[tuple[str, str], list[tuple[int, Fault]]] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+        for fault in tape:
+            if fault.after is None:
+                cluster.world.plan(fault.at_us, None, fault.kind, self._begin, (fault,))
+            else:
+                host, kind, count = fault.after
+                self._points.setdefault((host, kind), []).append((count, fault))
+        if self._points:
+            cluster.world.on_event = self._on_event
+
+    def end(self) -> None:
+        """No fault begins any more, and all that is broken is mended."""
+        self._over = True
+        self.cluster.world.on_event = None
+        self.cluster.mend_all()
+
+    def _on_event(self, host: str, kind: str) -> None:
+        points = self._points.get((host, kind))
+        if points is None:
+            return
+        count = self._counts[host, kind] = self._counts.get((host, kind), 0) + 1
+        for due, fault in points:
+            if due == count:
+                self._begin(fault)
+
+    def _begin(self, fault: Fault) -> None:
+        if self._over:
+            return
+        mend = perform(self.cluster, fault)
+        if mend is not None:
+            self.happened.append((self.cluster.world.now, fault))
+            self.cluster.world.plan(fault.for_us, None, "mend", lambda: self._over or mend())
+
+
+def perform(cluster: Cluster, fault: Fault):  # type: ignore[no-untyped-def]
+    """Break something; the function that mends it, or None if it was broken already."""
+    host = cluster.members[fault.host]
+    if fault.kind in ("crash", "power", "coordinator"):
+        if not host.up:
+            return None
+        if isinstance(host, StorageNode):
+            host.stop(fault.kind == "power")
+        else:
+            host.stop()
+        return lambda: None if host.up else host.start()
+    if fault.kind == "pause":
+        if not host.up or host.paused:
+            return None
+        host.paused, run = True, host.run
+        return lambda: host.resume() if host.run == run else None
+    if fault.kind == "full":
+        host.journal.full = True
+        return lambda: setattr(host.journal, "full", False)
+    if fault.kind == "reset":
+        cluster.break_connections(host)
+        return lambda: None
+    pairs = [(host, cluster.members[fault.other])] if fault.kind == "cut" else []
+    if fault.kind == "split":
+        others = [other for other in cluster.members.values() if other is not host]
+        pairs = [pair for other in others for pair in ((host, other), (other, host))]
+    for src, dst in pairs:
+        cluster.network.cut(src, dst)
+    return lambda: [cluster.network.heal(src, dst) for src, dst in pairs]

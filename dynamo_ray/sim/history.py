@@ -1,0 +1,174 @@
+"""What clients invoked and were told, and the ground truth beside it: every mint, every log record.
+
+Clients know only outcomes and opaque tokens. The simulator sees more: at each mint which dot was
+made from which state, and so which versions it replaced; at each append what the log was given. The
+checkers need both. Whatever is wrong at the very moment at which it happens (an answer before its
+record, a copy at a stand-in without a hint) is kept as a breach, with its time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+
+from dynamo_ray.core.clock import Dot
+from dynamo_ray.core.mint import CONCURRENT
+from dynamo_ray.core.version import State, Version
+from dynamo_ray.core.version import decode as _decode
+
+OK, FAILED, UNKNOWN, OPEN = "ok", "failed", "unknown", "open"
+
+
+@lru_cache(maxsize=8192)
+def decode(state: bytes) -> State:
+    """The decoded state; copies of one state are equal bytes, so most are decoded once."""
+    return _decode(state)
+
+
+@dataclass(slots=True)
+class Write:
+    """One put or delete of one key, from its invocation to what the client was told last."""
+
+    number: int
+    client: str
+    key: bytes
+    value: bytes | None
+    context: bytes | None
+    put_id: bytes
+    ttl_ms: int
+    w: int
+    strict: bool
+    invoked: int
+    ended: int = 0
+    outcome: str = OPEN
+    token: bytes | None = None
+    attempts: int = 1
+
+
+@dataclass(slots=True)
+class Read:
+    """One get of one key. `state` is what the client received, `token` the context with it."""
+
+    client: str
+    key: bytes
+    r: int
+    strict: bool
+    invoked: int
+    ended: int = 0
+    outcome: str = OPEN
+    state: bytes | None = None
+    token: bytes = b""
+    degraded: bool = False
+
+
+class Minted(NamedTuple):
+    """Ground truth of one mint: the dot, the write it is for, and the states around it."""
+
+    dot: Dot
+    write: int
+    key: bytes
+    node: str
+    at: int
+    context: bytes | None
+    before: bytes | None
+    after: bytes
+
+    @property
+    def replaced(self) -> tuple[Dot, ...]:
+        """The versions that the node held before and no longer after."""
+        if self.before is None:
+            return ()
+        kept = {version.dot for version in decode(self.after).versions}
+        return tuple(v.dot for v in decode(self.before).versions if v.dot not in kept)
+
+
+class Breach(NamedTuple):
+    """Something that must never be, seen at the moment at which it was."""
+
+    rule: str
+    at: int
+    text: str
+
+
+@dataclass(slots=True)
+class Terms:
+    """What the run was about, as far as it decides what may be asserted."""
+
+    n: int = 3
+    r: int = 2
+    w: int = 2
+    durability: str = "written"
+    power_loss: bool = False
+    crashes: bool = False
+
+
+@dataclass(slots=True)
+class History:
+    """Everything that the checkers judge."""
+
+    terms: Terms = field(default_factory=Terms)
+    writes: list[Write] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    mints: list[Minted] = field(default_factory=list)
+    breaches: list[Breach] = field(default_factory=list)
+    logged: dict[tuple[bytes, Dot], Version] = field(default_factory=dict)
+    owners: dict[bytes, tuple[str, ...]] = field(default_factory=dict)
+    finals: dict[bytes, dict[str, bytes]] = field(default_factory=dict)
+    styles: dict[bytes, str] = field(default_factory=dict)
+    calm: bool = True
+    by_put_id: dict[tuple[bytes, bytes], Write] = field(default_factory=dict)
+
+    def breach(self, rule: str, at: int, text: str) -> None:
+        """Note something that must never be."""
+        self.breaches.append(Breach(rule, at, text))
+
+    def add_write(self, write: Write) -> None:
+        """A client begins a put or a delete."""
+        self.writes.append(write)
+        self.by_put_id[write.key, write.put_id] = write
+
+    def on_minted(
+        self,
+        node: str,
+        at: int,
+        key: bytes,
+        put_id: bytes,
+        context: bytes | None,
+        before: bytes | None,
+        after: bytes | None,
+    ) -> Minted | None:
+        """A node handled a mint of `key`; what it held before and after. None if no dot was made."""
+        if after is None or after == before:
+            return None
+        seen = decode(before) if before is not None else State()
+        old = {version.dot for version in seen.versions}
+        new = [v.dot for v in decode(after).versions if v.dot not in old]
+        write = self.by_put_id.get((key, put_id))
+        if len(new) != 1 or write is None:
+            self.breach("mint", at, f"{node} made {len(new)} dots in one mint of {key!r}")
+            return None
+        minted = Minted(new[0], write.number, key, node, at, context, before, after)
+        self.mints.append(minted)
+        self._check_replaced(minted, seen)
+        return minted
+
+    def on_logged(self, node: str, at: int, key: bytes, state: bytes) -> None:
+        """A record went into a log: one dot is one version, for ever and everywhere."""
+        for version in decode(state).versions:
+            known = self.logged.setdefault((key, version.dot), version)
+            if known != version and known[1:5] != version[1:5]:
+                self.breach("dots", at, f"{node} logged another version as {version.dot}")
+
+    def _check_replaced(self, minted: Minted, seen: State) -> None:
+        """Rule 4, by a dumb twin: what each manner of put replaces."""
+        if minted.context is None:
+            due = {version.dot for version in seen.versions}
+        elif minted.context == CONCURRENT:
+            due = set()
+        else:
+            clock = decode(minted.context).clock
+            due = {v.dot for v in seen.versions if clock.covers(v.dot)}
+        if set(minted.replaced) != due:
+            text = f"write {minted.write} replaced {len(minted.replaced)} of {len(due)} at {minted.node}"
+            self.breach("replaces", minted.at, text)

@@ -1,0 +1,272 @@
+"""The shell of a storage node in the simulator: the twin of the node server.
+
+    request ─► Node ─► Persist ─► gathered ─► append ─► appended ─► Answer
+                │                     (one at a time)   sync ─► synced
+                └► ToPeer ─► call, with a time limit ─► on_peer
+
+One thing at a time happens at the log: an append of all that was gathered, or a sync. A crash may
+come before the write, between the write and its answer, or after it. The shell also tells the
+history what it alone can see: every mint, every record, every answer that ran ahead of the log.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamo_ray.core.detector import Detector
+from dynamo_ray.core.merge import replaced
+from dynamo_ray.core.messages import Fetched, Merge, Merged, Mint, Minted, Persist
+from dynamo_ray.core.node import Answer, Node, Out, ToPeer
+from dynamo_ray.core.replica import Replica
+from dynamo_ray.core.ring import Ring
+from dynamo_ray.core.settings import Settings
+from dynamo_ray.sim.history import History, decode
+from dynamo_ray.sim.journal import AppendRefusedError, Journal, Row
+from dynamo_ray.sim.network import Network, Peer
+from dynamo_ray.sim.world import SECOND, World
+
+DELIVERY_S = 1.0
+
+
+class StorageNode(Peer):
+    """One storage node: its machines, its log, and what it was seen to have logged."""
+
+    def __init__(
+        self, world: World, network: Network, name: str, node_id: bytes, journal: Journal
+    ) -> None:
+        super().__init__(world, network, name)
+        self.id = node_id
+        self.journal = journal
+        self.append_us = 100
+        self.sync_us = 2000
+        self.ring: Ring
+        self.settings: Settings
+        self.history: History
+        self.peers: dict[bytes, Peer] = {}
+        self.logged: dict[bytes, bytes] = {}
+        self.synced: dict[bytes, bytes] = {}
+        self._chance = world.stream("disk")
+
+    def begin(self, ring: Ring, settings: Settings, history: History) -> None:
+        """Join the cluster, for the first time."""
+        self.ring, self.settings, self.history = ring, settings, history
+        self.start()
+
+    def start(self) -> None:
+        """Start, or start again: read the log back, draw a new incarnation, watch the peers."""
+        self.up = True
+        times = self.settings.times
+        q = self.settings.partitions
+        owned = frozenset(p for p in range(q) if self.id in self.ring.owners(p))
+        self.replica = Replica(self.id, self.settings, [{} for _ in range(q)], owned)
+        self._replay()
+        self.node = Node(self.replica, self.settings)
+        self.detector = Detector(times.suspect_s, times.tick_s)
+        self.detector.watch(sorted(self.peers), self.mono_s)
+        self._gathered: list[Persist] = []
+        self._busy = False
+        self._sync_due = False
+        self._last_appended = 0
+        self._synced_at = 0
+        self._renew()
+        self.after(int(times.tick_s * SECOND), "tick", self._tick)
+        self.after(int(times.sync_s * SECOND), "sync due", self._sync_timer)
+
+    def stop(self, power_loss: bool = False) -> None:
+        """The process ends at once."""
+        self.end_run()
+        self.journal.crash(power_loss)
+        self.break_off()
+
+    def on_call(self, src: Peer, call: int, message: Any, expires_ms: int) -> None:
+        """A request came."""
+        to = (src, src.run, call, message)
+        before = self._states(message) if isinstance(message, Mint) else []
+        out = self.node.on_request(to, message, expires_ms, self.mono_ms, self.wall_ms)
+        if isinstance(message, Mint):
+            self._tell_mints(message, before)
+        self._perform(out)
+
+    def on_heard(self, peer: Peer) -> None:
+        """A sign of life of a peer."""
+        self.detector.on_heard(_id(peer), self.mono_s)
+
+    def on_peer_down(self, peer: Peer) -> None:
+        """A peer's connection closed, or was refused."""
+        self.detector.on_down(_id(peer), self.mono_s)
+
+    @property
+    def is_busy(self) -> bool:
+        """True while the log has work."""
+        return self._busy or bool(self._gathered)
+
+    def _replay(self) -> None:
+        """What recovery does: last record wins; replaced versions leave their put ids behind."""
+        rows, self.replica.complete = self.journal.recover()
+        hints: dict[bytes, bytes] = {}
+        maps = self.replica.maps
+        for row in rows:
+            before = maps[row.partition].get(row.key)
+            if before is not None:
+                self.replica.puts.remember(replaced(before, row.state))
+            if row.state is None:
+                maps[row.partition].pop(row.key, None)
+            else:
+                maps[row.partition][row.key] = row.state
+            hints[row.key] = row.hints if row.state is not None else b""
+        self.replica.load_hints({key: owners for key, owners in hints.items() if owners})
+        self.logged = {key: state for of in maps for key, state in of.items()}
+        self.synced = dict(self.logged)
+
+    def _tick(self) -> None:
+        times = self.settings.times
+        for peer in self.peers.values():
+            if self.network.hears(self, peer):
+                self.take_reading(peer)
+        self.detector.on_tick(self.mono_s)
+        if not self.replica.lives.begun:
+            self._renew()
+        self._perform(self.node.on_tick(self.wall_ms, self.detector.suspected))
+        self.after(int(times.tick_s * SECOND), "tick", self._tick)
+
+    def _sync_timer(self) -> None:
+        self._sync_due = True
+        self._work()
+        self.after(int(self.settings.times.sync_s * SECOND), "sync due", self._sync_timer)
+
+    def _perform(self, out: list[Out]) -> None:
+        for effect in out:
+            if isinstance(effect, Answer):
+                self._answer(effect)
+            elif isinstance(effect, ToPeer):
+                self._deliver(effect)
+            elif isinstance(effect, Persist):
+                self._gathered.append(effect)
+            else:
+                self._renew()
+        self._work()
+
+    def _answer(self, effect: Answer) -> None:
+        src, run, call, request = effect.to
+        self._check_persisted(request, effect.message)
+        if src.run == run:
+            self.answer(src, call, effect.message)
+
+    def _deliver(self, effect: ToPeer) -> None:
+        """Ask a peer; its end comes once: its answer, a failure, or the time limit."""
+        node = effect.node
+
+        def end(reply: Any) -> None:
+            self._perform(self.node.on_peer(node, reply))
+
+        call = self.call(
+            self.peers[node], effect.message, DELIVERY_S, end, lambda maybe_applied: end(None)
+        )
+        if call:
+            limit_us = int(DELIVERY_S * SECOND)
+            self.after(limit_us, "time limit", lambda: self.give_up(call) and end(None))
+
+    def _work(self) -> None:
+        """Give the log its next piece of work, if it is idle."""
+        if self._busy:
+            return
+        if self._gathered:
+            self._append()
+        elif self._sync_due or (self.node.wants_sync and self._unsynced()):
+            self._busy = True
+            self._sync_due = False
+            self.after(self._taking(self.sync_us), "synced", self._synced)
+
+    def _append(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        rows = [row for persist in gathered for row in _rows(persist)]
+        try:
+            self.journal.append(rows)
+        except AppendRefusedError:
+            self._perform(self.node.on_append_failed())
+            return
+        self._busy = True
+        for row in rows:
+            self._tell_logged(row)
+        self.after(self._taking(self.append_us), "appended", self._appended, gathered[-1].position)
+
+    def _appended(self, position: int) -> None:
+        self._busy = False
+        self._last_appended = position
+        self._perform(self.node.on_appended(position))
+
+    def _synced(self) -> None:
+        self._busy = False
+        self.journal.sync()
+        self.synced = dict(self.logged)
+        self._synced_at = self._last_appended
+        self._perform(self.node.on_synced(self._last_appended))
+
+    def _unsynced(self) -> bool:
+        return self._synced_at < self._last_appended
+
+    def _renew(self) -> None:
+        incarnation = self.journal.new_incarnation(self.wall_ms)
+        if incarnation is not None:
+            self.after(self._taking(self.sync_us), "incarnation", self._renewed, incarnation)
+
+    def _renewed(self, incarnation: bytes) -> None:
+        self.node.on_incarnation(incarnation)
+
+    def _taking(self, typical_us: int) -> int:
+        return int(typical_us * (0.5 + self._chance.random()))
+
+    # ---- what the history is told
+
+    def _states(self, message: Mint) -> list[bytes | None]:
+        maps = self.replica.maps
+        rows = zip(message.partitions, message.keys, strict=True)
+        return [maps[partition].get(key) for partition, key in rows]
+
+    def _tell_mints(self, message: Mint, before: list[bytes | None]) -> None:
+        after = self._states(message)
+        rows = zip(message.keys, message.put_ids, message.contexts, before, after, strict=True)
+        for key, put_id, context, old, new in rows:
+            self.history.on_minted(self.name, self.world.now, key, put_id, context, old, new)
+
+    def _tell_logged(self, row: Row) -> None:
+        if row.state is None:
+            self.logged.pop(row.key, None)
+            return
+        self.logged[row.key] = row.state
+        self.history.on_logged(self.name, self.world.now, row.key, row.state)
+        if row.partition not in self.replica.owned and not row.hints:
+            text = f"{self.name} logged a copy of {row.key!r} that it does not own, without a hint"
+            self.history.breach("hints", self.world.now, text)
+
+    def _check_persisted(self, request: Any, message: Any) -> None:
+        """Rule 8: whatever an answer speaks of is persisted as the durability level says."""
+        level = self.settings.durability
+        durable = level == "synced" or (isinstance(request, Merge) and request.durable)
+        if level == "memory" and not durable:
+            return
+        if isinstance(message, Minted | Fetched):
+            states = message.states
+        elif isinstance(message, Merged):
+            states = request.states
+        else:
+            return
+        held = self.synced if durable else self.logged
+        owned = self.replica.owned
+        for key, partition, state in zip(request.keys, request.partitions, states, strict=True):
+            known = held.get(key)
+            if state is None or known == state or (known is None and partition not in owned):
+                continue
+            if known is None or not decode(known).clock.includes(decode(state).clock):
+                text = f"{self.name} answered {type(request).__name__} of {key!r} before its log"
+                self.history.breach("persist", self.world.now, text)
+
+
+def _id(peer: Peer) -> bytes:
+    return getattr(peer, "id", b"")
+
+
+def _rows(persist: Persist) -> list[Row]:
+    hints = persist.hints or [b""] * len(persist.keys)
+    columns = persist.partitions, persist.keys, persist.states, hints
+    return [Row(*row) for row in zip(*columns, strict=True)]
