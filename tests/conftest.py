@@ -1,0 +1,136 @@
+"""What all tests share: options, the profiles of hypothesis, and that no process is left behind."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=100)
+# The same examples in every run, so that a change is never blamed for what another run would find.
+hypothesis.settings.register_profile(
+    "ci",
+    deadline=None,
+    max_examples=100,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile("soak", deadline=None, max_examples=5000)
+hypothesis.settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default")
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("dynamo_ray")
+    group.addoption(
+        "--rewrite",
+        action="store_true",
+        help="write what happened into the scenario files instead of comparing; review the diff",
+    )
+    group.addoption(
+        "--seeds",
+        type=int,
+        default=int(os.environ.get("DYNAMO_RAY_SEEDS", "300")),
+        help="how many seeds the simulator runs (default: DYNAMO_RAY_SEEDS, else 300)",
+    )
+
+
+@pytest.fixture(scope="session")
+def rewrite(pytestconfig: pytest.Config) -> bool:
+    return bool(pytestconfig.getoption("rewrite"))
+
+
+@pytest.fixture(scope="session")
+def seeds(pytestconfig: pytest.Config) -> range:
+    return range(pytestconfig.getoption("seeds"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Real actors last: most mistakes show before the first of them has started."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+
+
+# --- nothing is left behind ------------------------------------------------------------------
+
+# What tests start inherits this variable, so that also a daemon is found that has left the tree.
+MARK = "DYNAMO_RAY_TEST_RUN"
+GRACE_S = 10.0  # Ray needs some seconds to go after ray.shutdown()
+PYTHON_OWNS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    os.environ[MARK] = secrets.token_hex(16)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Kills what tests left running, and counts it as an error of the run. Linux only."""
+    left = _wait_for_the_last(os.environ.pop(MARK), GRACE_S) if MARK in os.environ else {}
+    for pid in left:
+        with suppress(ProcessLookupError):  # its parent was first
+            os.kill(pid, signal.SIGKILL)
+    if left:
+        _report(session, [f"{pid}: {command}" for pid, command in sorted(left.items())])
+
+
+def _wait_for_the_last(mark: str, patience_s: float) -> dict[int, str]:
+    until = time.monotonic() + patience_s
+    while (left := _left_behind(mark)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return left
+
+
+def _left_behind(mark: str) -> dict[int, str]:
+    """Command lines by pid, of descendants and of whoever carries the mark."""
+    parents = dict(_parents())
+    ours = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    ours |= {pid for pid in parents if f"{MARK}={mark}" in _read(pid, "environ").split("\0")}
+    commands = {pid: _read(pid, "cmdline").replace("\0", " ").strip() for pid in ours}
+    return {
+        pid: command
+        for pid, command in commands.items()
+        if command and pid != os.getpid() and not any(name in command for name in PYTHON_OWNS)
+    }
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    """(pid, parent) of everything that runs; what is dead and only not yet reaped is left out."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        state, parent = (_read(int(entry.name), "stat").rpartition(")")[2].split() or "Z0")[:2]
+        if state != "Z":
+            yield int(entry.name), int(parent)
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text("utf-8", "replace")
+    except OSError:  # it has just ended, or it is somebody else's
+        return ""
+
+
+def _report(session: pytest.Session, lines: list[str]) -> None:
+    text = "these were still running after the last test, and have been killed:\n"
+    report = pytest.TestReport(
+        nodeid="nothing is left behind",
+        location=("tests/conftest.py", None, "nothing is left behind"),
+        keywords={},
+        outcome="failed",
+        longrepr=text + "\n".join(lines),
+        when="teardown",
+    )
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:
+        terminal.stats.setdefault("error", []).append(report)
+    if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,105 @@
+"""The safety nets of the test runs themselves: each is seen to catch what it is for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+CONFTEST = Path(__file__).with_name("conftest.py")
+
+
+def run(folder: Path, source: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """pytest on one made-up test file, with our conftest (less patient, to save time)."""
+    impatient = CONFTEST.read_text("utf-8").replace("GRACE_S = 10.0", "GRACE_S = 0.3")
+    (folder / "conftest.py").write_text(impatient, "utf-8")
+    (folder / "test_made_up.py").write_text(textwrap.dedent(source), "utf-8")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = ray\n", "utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=50)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_a_child_that_is_left_behind_fails_the_run_and_is_killed(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        """
+        import subprocess
+        def test_leaves():
+            child = subprocess.Popen(["sleep", "1000"])
+            open("pid", "w").write(str(child.pid))
+        """,
+    )
+    assert done.returncode == 1, done.stdout
+    assert "sleep 1000" in done.stdout
+    assert "1 passed, 1 error" in done.stdout
+    assert not is_alive(int((tmp_path / "pid").read_text()))
+
+
+def test_also_a_daemon_that_left_the_tree_is_found(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        """
+        import subprocess
+        def test_leaves():
+            subprocess.run("setsid sleep 1001 >/dev/null 2>&1 & echo $! >pid", shell=True)
+        """,
+    )
+    assert done.returncode == 1, done.stdout
+    assert "sleep 1001" in done.stdout
+    assert not is_alive(int((tmp_path / "pid").read_text()))
+
+
+def test_a_clean_run_passes_and_strangers_are_left_alone(tmp_path: Path) -> None:
+    stranger = subprocess.Popen(["sleep", "1002"], env={"PATH": os.environ["PATH"]})
+    try:
+        started = time.monotonic()
+        done = run(
+            tmp_path,
+            """
+            import subprocess
+            def test_cleans_up():
+                subprocess.run(["true"])
+                subprocess.Popen(["true"])  # ended, not reaped: nothing that runs
+            """,
+        )
+        assert done.returncode == 0, done.stdout
+        assert stranger.poll() is None
+        assert time.monotonic() - started < 30
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_real_actors_come_last(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        """
+        import pytest
+        @pytest.mark.ray
+        def test_a(): ...
+        def test_b(): ...
+        """,
+        "--collect-only",
+        "-q",
+    )
+    assert done.stdout.index("test_b") < done.stdout.index("test_a")
+
+
+def test_seeds_and_rewrite_are_options(tmp_path: Path) -> None:
+    source = """
+        def test_options(seeds, rewrite):
+            assert (len(seeds), rewrite) == (7, True)
+        """
+    assert run(tmp_path, source, "--seeds", "7", "--rewrite").returncode == 0
+    assert run(tmp_path, source).returncode == 1
