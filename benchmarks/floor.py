@@ -131,7 +131,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the floors and the peers, side by side.")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     parser.add_argument(
-        "--seconds", type=float, default=0.5, help="limit of a workload in a round (default 0.5)"
+        "--seconds", type=float, default=0.4, help="limit of a workload in a round (default 0.4)"
     )
     parser.add_argument(
         "--only",
