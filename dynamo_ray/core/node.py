@@ -33,6 +33,7 @@ from dynamo_ray.core.settings import Settings
 EXPIRED = Refused(Code.EXPIRED, "the request came too late and was not done")
 STALE_MINT = Refused(Code.EXPIRED, "a mint must say when it expires, by this node's clock")
 READ_ONLY = Refused(Code.READ_ONLY, "the node's log takes no writes now; try another node")
+LEFT_BEHIND = Refused(Code.UNKNOWN, "the node's log failed half-way; read the key to see")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +100,16 @@ class Node:
         self.replica.on_persisted(position)
         return self._release()
 
-    def on_append_failed(self) -> list[Out]:
-        """Nothing that was queued is in the log: undo it, refuse its callers, start anew."""
+    def on_append_failed(self, cut_back: bool = True) -> list[Out]:
+        """What was queued is not to be acknowledged: undo it, tell its callers, start anew.
+
+        Unless the log could be `cut_back`, a part of it may be read again after a crash, so its
+        outcome is unknown and not a refusal (rule 7).
+        """
         failed = [reply for reply in self._waiting if reply.after > self._appended]
         self._waiting = [reply for reply in self._waiting if reply.after <= self._appended]
-        answers: list[Out] = [Answer(reply.to, READ_ONLY) for reply in failed]
+        end = READ_ONLY if cut_back else LEFT_BEHIND
+        answers: list[Out] = [Answer(reply.to, end) for reply in failed]
         return answers + self._take(self.replica.on_append_failed())
 
     def on_incarnation(self, incarnation: bytes) -> None:

@@ -127,9 +127,9 @@ class Replica:
         """The log holds everything up to `position`."""
         self.queue.on_persisted(position)
 
-    def on_append_failed(self) -> list[Effect]:
-        """The log took nothing of what is queued: undo it all, latest first, and start anew."""
-        self.queue.undo(self.maps, self.puts)
+    def on_append_failed(self, appended: int = 0) -> list[Effect]:
+        """The log took nothing after `appended`: undo that, latest first, and start anew."""
+        self.queue.undo(self.maps, self.puts, appended)
         self.lives.end()
         return [Renew()]
 

@@ -1,7 +1,7 @@
 """What the map shows already and the log does not yet hold (DESIGN rule 1).
 
 One ordered queue. Whoever shows a key waits for the position that persists it; a failed append
-undoes everything that is queued, the latest change first.
+undoes everything that the log was not given, the latest change first.
 """
 
 from __future__ import annotations
@@ -48,16 +48,19 @@ class Unpersisted:
         while self._queue and self._queue[0][0] <= position:
             self._queue.popleft()
 
-    def undo(self, maps: list[dict[bytes, bytes]], puts: RememberedPuts) -> None:
-        """Take every queued change back, the latest first, with the put ids that it let go of.
+    def undo(
+        self, maps: list[dict[bytes, bytes]], puts: RememberedPuts, appended: int = 0
+    ) -> None:
+        """Take back every queued change after `appended`, the latest first, with its put ids.
 
-        The ids too: an operation that was minted, replaced and then undone was never applied, and a
-        retry of it must not be told that it was.
+        What the log was given before stays, even if no fsync covers it yet: it is there, and will
+        be read again. The ids go too: an operation that was minted, replaced and then undone was
+        never applied, and a retry of it must not be told that it was.
         """
-        for _, changes in reversed(self._queue):
+        while self._queue and self._queue[-1][0] > appended:
+            _, changes = self._queue.pop()
             for partition, key, before in reversed(changes):
                 after = maps[partition].pop(key, None)
                 if before is not None:
                     puts.forget(replaced(before, after))
                     maps[partition][key] = before
-        self._queue.clear()
