@@ -110,7 +110,7 @@ class Node:
         self._waiting = [reply for reply in self._waiting if reply.after <= self._appended]
         end = READ_ONLY if cut_back else LEFT_BEHIND
         answers: list[Out] = [Answer(reply.to, end) for reply in failed]
-        return answers + self._take(self.replica.on_append_failed())
+        return answers + self._take(self.replica.on_append_failed(self._appended))
 
     def on_incarnation(self, incarnation: bytes) -> None:
         """A fresh incarnation is fsynced: the node may mint."""
