@@ -27,7 +27,7 @@ class RememberedPuts:
     def remember(self, gone: Iterable[tuple[bytes, bytes]]) -> None:
         """Keep the ids of versions that are no longer part of any state here."""
         self._young.update(gone)
-        if len(self._young) * 2 > self._most:
+        if len(self._young) * 2 >= self._most:
             self._turn()
 
     def forget(self, gone: Iterable[tuple[bytes, bytes]]) -> None:
