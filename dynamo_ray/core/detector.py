@@ -32,7 +32,7 @@ class Detector:
         wanted = set(nodes)
         self._heard = {node: self._heard.get(node, now) for node in wanted}
         self._down &= wanted
-        self._judge(now)
+        self._suspected &= wanted
 
     def on_heard(self, node: bytes, now: float) -> bool:
         """A heartbeat or a reply came; True if the node was suspected until now."""
@@ -46,10 +46,17 @@ class Detector:
         return True
 
     def on_down(self, node: bytes, now: float) -> frozenset[bytes]:
-        """The connection closed or was refused; who is newly suspected."""
-        if node in self._heard:
-            self._down.add(node)
-        return self._judge(now)
+        """The connection closed or was refused; who is newly suspected.
+
+        The others' silence is judged at ticks only: after a stall this may come before the tick
+        that notices the stall.
+        """
+        if node not in self._heard:
+            return frozenset()
+        self._down.add(node)
+        new = frozenset({node}) - self._suspected
+        self._suspected |= new
+        return new
 
     def on_tick(self, now: float) -> frozenset[bytes]:
         """Judge the silence; who is newly suspected."""
