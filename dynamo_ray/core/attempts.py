@@ -12,10 +12,10 @@ not finish, stay the caller's to repeat: only a request that got no answer at al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dynamo_ray.core.messages import ClientPut, Code, Refused
+from dynamo_ray.core.messages import ALWAYS_REFUSED, ClientPut, Code, PutDone, Refused
 
 ROUNDS = 3
 
@@ -58,7 +58,7 @@ class Attempts:
         if isinstance(reply, Refused) and reply.code in (Code.OVERLOADED, Code.NOT_READY):
             self._refusal = reply
             return self._ask_next()
-        return self._answer(reply)
+        return self._answer(self._honest(reply))
 
     def on_failure(self, maybe_applied: bool) -> list[Ask | Answered]:
         """The coordinator could not be reached, or was lost while it worked on the request."""
@@ -86,6 +86,20 @@ class Attempts:
         if self._maybe_applied and isinstance(self._message, ClientPut):
             return self._answer(Refused(Code.UNKNOWN, text))
         return self._answer(self._refusal or Refused(Code.UNAVAILABLE, text))
+
+    def _honest(self, reply: Any) -> Any:
+        """A later coordinator's refusal says nothing of what an earlier one applied (rule 7)."""
+        if not self._maybe_applied or not isinstance(self._message, ClientPut):
+            return reply
+        if isinstance(reply, Refused) and reply.code not in ALWAYS_REFUSED:
+            return Refused(Code.UNKNOWN, reply.text)
+        if isinstance(reply, PutDone) and reply.failures:
+            failures = (
+                f if f.code in ALWAYS_REFUSED else f._replace(code=Code.UNKNOWN)
+                for f in reply.failures
+            )
+            return replace(reply, failures=tuple(failures))
+        return reply
 
     def _answer(self, reply: Any) -> list[Ask | Answered]:
         self._answered = True

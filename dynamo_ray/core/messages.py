@@ -37,6 +37,11 @@ class Code(IntEnum):
     FORBIDDEN = 14
 
 
+# Refusals that depend on the request alone, so that whoever had it before refused it too. Every
+# other refusal speaks for one receiver: it cannot undo what an earlier one may have applied.
+ALWAYS_REFUSED = frozenset({Code.INVALID_CONTEXT, Code.KEY_SIZE, Code.VALUE_SIZE, Code.BAD_REQUEST})
+
+
 @dataclass(frozen=True, slots=True)
 class Mint:
     """Make one new dot per key. A value of None is a delete; `contexts` are clocks or None.

@@ -1,0 +1,138 @@
+"""One request, tried at one coordinator after another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamo_ray.core.attempts import ROUNDS, Answered, Ask, Attempts
+from dynamo_ray.core.messages import ClientGet, ClientPut, Code, Failure, GetDone, PutDone, Refused
+
+PUT = ClientPut([b"k"], [b"v"], [None], [b"i" * 16], [0], 0, False, 1000)
+GET = ClientGet([b"k"], 0, False, 1000)
+DONE = PutDone([b"context"])
+BUSY = Refused(Code.OVERLOADED, "busy")
+
+
+def code_of(effects: list[Any]) -> int:
+    (answered,) = effects
+    assert isinstance(answered, Answered)
+    return int(answered.reply.code)
+
+
+def test_the_first_coordinator_that_answers_ends_it() -> None:
+    attempts = Attempts(PUT, ["c1", "c2"])
+    assert attempts.start() == [Ask("c1", PUT)]
+    assert attempts.on_reply(DONE) == [Answered(DONE)]
+    assert attempts.on_reply(DONE) == attempts.on_failure(True) == attempts.on_deadline() == []
+
+
+def test_a_lost_connection_sends_the_same_put_ids_on() -> None:
+    attempts = Attempts(PUT, ["c1", "c2"])
+    attempts.start()
+    assert attempts.on_failure(maybe_applied=True) == [Ask("c2", PUT)]
+    assert attempts.on_reply(DONE) == [Answered(DONE)]
+
+
+def test_later_rounds_wait_a_little() -> None:
+    attempts = Attempts(GET, ["c1", "c2"])
+    waits = [attempts.start()] + [attempts.on_failure(False) for _ in range(5)]
+    assert [effect.wait_s for (effect,) in waits] == [0.0, 0.0, 0.05, 0.05, 0.1, 0.1]
+    assert code_of(attempts.on_failure(False)) == Code.UNAVAILABLE
+
+
+def test_without_a_coordinator_it_is_unavailable() -> None:
+    assert code_of(Attempts(PUT, []).start()) == Code.UNAVAILABLE
+
+
+def test_a_put_that_may_have_been_applied_is_unknown_a_get_only_unavailable() -> None:
+    for message, code in ((PUT, Code.UNKNOWN), (GET, Code.UNAVAILABLE)):
+        attempts = Attempts(message, ["c1"])
+        attempts.start()
+        for _ in range(ROUNDS - 1):
+            assert attempts.on_failure(True)
+        assert code_of(attempts.on_failure(False)) == code
+
+
+def test_an_overloaded_coordinator_sends_the_request_on_and_is_quoted_in_the_end() -> None:
+    attempts = Attempts(PUT, ["c1"])
+    attempts.start()
+    for _ in range(ROUNDS - 1):
+        attempts.on_reply(BUSY)
+    assert attempts.on_reply(BUSY) == [Answered(BUSY)]
+
+
+def test_a_refusal_that_every_coordinator_would_repeat_ends_it() -> None:
+    attempts = Attempts(PUT, ["c1", "c2"])
+    attempts.start()
+    refused = Refused(Code.BAD_REQUEST, "no")
+    assert attempts.on_reply(refused) == [Answered(refused)]
+
+
+def test_time_is_up() -> None:
+    attempts = Attempts(PUT, ["c1"])
+    attempts.start()
+    assert code_of(attempts.on_deadline()) == Code.UNKNOWN
+
+
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.TOO_MANY_SIBLINGS])
+def test_a_second_coordinator_cannot_say_that_the_first_applied_nothing(code: Code) -> None:
+    """c1 minted and was lost. What c2 finds says nothing of that: the end is unknown (rule 7)."""
+    attempts = Attempts(PUT, ["c1", "c2"])
+    attempts.start()
+    attempts.on_failure(maybe_applied=True)
+    (answered,) = attempts.on_reply(PutDone([None], (Failure(0, code, 2, 1),)))
+    assert answered == Answered(PutDone([None], (Failure(0, Code.UNKNOWN, 2, 1),)))
+
+
+def test_nor_can_its_refusal() -> None:
+    attempts = Attempts(PUT, ["c1", "c2"])
+    attempts.start()
+    attempts.on_failure(maybe_applied=True)
+    assert code_of(attempts.on_reply(Refused(Code.FORBIDDEN, "not you"))) == Code.UNKNOWN
+
+
+def test_what_every_coordinator_refuses_was_refused_by_the_first_too() -> None:
+    attempts = Attempts(PUT, ["c1", "c2"])
+    attempts.start()
+    attempts.on_failure(maybe_applied=True)
+    refused = PutDone([None], (Failure(0, Code.VALUE_SIZE, 1, 2),))
+    assert attempts.on_reply(refused) == [Answered(refused)]
+
+
+def test_a_get_is_not_rewritten() -> None:
+    attempts = Attempts(GET, ["c1", "c2"])
+    attempts.start()
+    attempts.on_failure(maybe_applied=True)
+    failed = GetDone([None], [b""], False, (Failure(0, Code.UNAVAILABLE, 2, 1),))
+    assert attempts.on_reply(failed) == [Answered(failed)]
+
+
+_replies = st.sampled_from(
+    [DONE, BUSY, Refused(Code.NOT_READY), Refused(Code.FORBIDDEN), "lost", "unsent", "late"]
+)
+
+
+@given(st.lists(_replies, max_size=20), st.integers(0, 3))
+def test_answered_once_and_never_a_false_nothing_applied(events: list[Any], count: int) -> None:
+    attempts = Attempts(PUT, [f"c{i}" for i in range(count)])
+    out, maybe_applied = attempts.start(), False
+    for event in events:
+        if any(isinstance(one, Answered) for one in out):
+            break
+        if event == "late":
+            out += attempts.on_deadline()
+            maybe_applied = True
+        elif event in ("lost", "unsent"):
+            maybe_applied = maybe_applied or event == "lost"
+            out += attempts.on_failure(event == "lost")
+        else:
+            out += attempts.on_reply(event)
+    answers = [one.reply for one in out if isinstance(one, Answered)]
+    assert len(answers) <= 1
+    if answers and maybe_applied and isinstance(answers[0], Refused):
+        assert answers[0].code == Code.UNKNOWN
+    assert len([one for one in out if isinstance(one, Ask)]) <= ROUNDS * max(count, 1)
