@@ -1,7 +1,7 @@
 """Calls in flight on one connection: who waits for which reply, and until when. No I/O, no clock.
 
-Every call ends once: by its reply (`take`), by its time (`expired`), or with the connection
-(`take_all`); whoever takes a call out of the table is the one who ends it. Ids are odd on the side
+Every call ends once: by its reply, by its time (`expired`), or with the connection (`take_all`);
+whoever takes it out of `waiting` is the one who ends it. Ids are odd on the side
 that connected and even on the side that accepted, so a message with an id of ours is a reply and
 one with an id of theirs is a request: both sides may call.
 """
@@ -33,13 +33,6 @@ class Calls:
         # A heap. A call that ends before its time stays in it until it is swept.
         self._deadlines: list[tuple[float, int]] = []
 
-    def add(self, call: int, waiting: Waiting) -> None:
-        self.last = call
-        self.waiting[call] = waiting
-
-    def take(self, call: int) -> Waiting | None:
-        return self.waiting.pop(call, None)
-
     def limit(self, call: int, deadline: float) -> bool:
         """End this call at that time. True if none ends earlier: the alarm must be set anew."""
         deadlines = self._deadlines
@@ -52,7 +45,7 @@ class Calls:
         """Take out all calls whose time has come."""
         ended = []
         while self._deadlines and self._deadlines[0][0] <= now:
-            waiting = self.take(heapq.heappop(self._deadlines)[1])
+            waiting = self.waiting.pop(heapq.heappop(self._deadlines)[1], None)
             if waiting:
                 ended.append(waiting)
         return ended

@@ -75,6 +75,7 @@ class Connection(asyncio.Protocol):
         self._handler = handler
         self._options = options
         self._max_in_flight = options.max_in_flight
+        self._max_out_bytes = options.max_out_bytes
         self._longest = met.max_frame_bytes + HEADER_BYTES
         self._clock = clock
         self._reader = FrameReader(options.max_frame_bytes)
@@ -115,10 +116,13 @@ class Connection(asyncio.Protocol):
             return _refused(on_failure, Failure.OVERLOADED)
         call = calls.last + 2
         frame = pack((call, kind, *fields))
-        refusal = self._refusal(len(frame))
-        if refusal is not None:
-            return _refused(on_failure, refusal)
-        calls.add(call, (on_reply, on_failure))
+        size = len(frame)
+        if size > self._longest or self._paused or self._out_bytes + size > self._max_out_bytes:
+            refusal = self._refusal(size)
+            if refusal is not None:
+                return _refused(on_failure, refusal)
+        calls.last = call
+        self._waiting[call] = (on_reply, on_failure)
         if timeout_s is not None and calls.limit(call, self._clock() + timeout_s):
             self._set_alarm(timeout_s)
         self._say(frame)
@@ -212,10 +216,7 @@ class Connection(asyncio.Protocol):
         turn = self._turn
         turn.receiving = True
         try:
-            for message in self._reader.feed(chunk):
-                self._heed(message)
-                if self.closed_by is not None:
-                    break
+            self._heed(self._reader.feed(chunk))
         except FrameError as error:
             self.fault = error
             self.abort(f"garbage received: {error}")
@@ -249,46 +250,50 @@ class Connection(asyncio.Protocol):
 
     # ---- inside
 
-    def _heed(self, message: list[Any]) -> None:
-        call, kind = message[0], message[1]
-        try:
-            if call and call & 1 == self._parity:
-                waiting = self._waiting.pop(call, None)
-                if waiting is not None:
-                    waiting[0](kind, message[2:])
+    def _heed(self, messages: list[list[Any]]) -> None:
+        handler, parity, take = self._handler, self._parity, self._waiting.pop
+        for message in messages:
+            call, kind, *fields = message
+            try:
+                if call and call & 1 == parity:
+                    waiting = take(call, None)
+                    if waiting is not None:
+                        waiting[0](kind, fields)
+                    else:
+                        self._heed_pong(call, fields)
+                elif kind == PING:
+                    self._heed_ping(call, fields)
                 else:
-                    self._heed_pong(call, message)
-            elif kind == PING:
-                self._heed_ping(call, message)
-            else:
-                self._handler(self, call, kind, message[2:])
-        except Exception as error:
-            self._report(error)
+                    handler(self, call, kind, fields)
+            except Exception as error:
+                self._report(error)
+            if self.closed_by is not None:
+                break
 
-    def _heed_ping(self, call: int, message: list[Any]) -> None:
-        self._heed_reading(message)
+    def _heed_ping(self, call: int, fields: list[Any]) -> None:
+        self._heed_reading(fields)
         if call:
             self._say_first(pack((call, PING, self._now_ms())))
 
-    def _heed_pong(self, call: int, message: list[Any]) -> None:
+    def _heed_pong(self, call: int, fields: list[Any]) -> None:
         asked = self._pings.pop(call, None)
         if asked is None:
             self.late_replies += 1
-        elif self._heed_reading(message):
+        elif self._heed_reading(fields):
             asked_at, on_pong = asked
             self.round_trip_s = self.heard_at - asked_at
             on_pong(self.heard_at)
 
-    def _heed_reading(self, message: list[Any]) -> bool:
-        if len(message) < 3 or type(message[2]) is not int:
+    def _heed_reading(self, fields: list[Any]) -> bool:
+        if not fields or type(fields[0]) is not int:
             return False
-        self.reading_ms = message[2]
+        self.reading_ms = fields[0]
         self.heard_at = self._clock()
         return True
 
     def _hold_requests(self) -> None:
         """Stop reading while more replies wait than the other side may leave untaken."""
-        if not self._deaf and self._unsent_bytes() > self._options.max_out_bytes:
+        if not self._deaf and self._unsent_bytes() > self._max_out_bytes:
             self._deaf = True
             self._transport.pause_reading()
 
@@ -306,11 +311,9 @@ class Connection(asyncio.Protocol):
     def _refusal(self, size: int) -> Failure | None:
         if size > self._longest:
             return Failure.TOO_LONG
-        if self._out_bytes + size > self._options.max_out_bytes or self._paused:
-            unsent = self._unsent_bytes()
-            if unsent and unsent + size > self._options.max_out_bytes:
-                return Failure.OVERLOADED
-        return None
+        unsent = self._unsent_bytes()
+        too_much = unsent + size > self._max_out_bytes
+        return Failure.OVERLOADED if unsent and too_much else None
 
     def _unsent_bytes(self) -> int:
         return self._out_bytes + (self._transport.get_write_buffer_size() if self._paused else 0)

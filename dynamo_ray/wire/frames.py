@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import struct
 import sys
-import zlib
 from collections.abc import Sequence
 from typing import Any, NoReturn
+from zlib import crc32
 
 import msgpack  # type: ignore[import-untyped]  # it ships without annotations
 
@@ -50,7 +50,7 @@ def pack(fields: Sequence[Any]) -> bytes:
     length = len(payload)
     if length > _KEEP_PACKER_BYTES:
         _renew_packer()
-    return HEADER.pack(PREFIX, length, zlib.crc32(payload)) + payload
+    return HEADER.pack(PREFIX, length, crc32(payload)) + payload
 
 
 def _renew_packer() -> None:
@@ -91,7 +91,10 @@ class FrameReader:
             if end > size:
                 need = end - start
                 break
-            messages.append(self._decode(view[body:end], checksum))
+            payload = view[body:end]
+            if crc32(payload) != checksum:
+                self._refuse(FrameFault.BAD_CHECKSUM, f"the checksum of {length} bytes is wrong")
+            messages.append(self._decode(payload))
             start = end
         if start < size:
             self._held += view[start:]
@@ -103,9 +106,7 @@ class FrameReader:
         rest, self._held = bytes(self._held), bytearray()
         return rest
 
-    def _decode(self, payload: memoryview, checksum: int) -> Message:
-        if zlib.crc32(payload) != checksum:
-            self._refuse(FrameFault.BAD_CHECKSUM, f"the checksum of {len(payload)} bytes is wrong")
+    def _decode(self, payload: memoryview) -> Message:
         try:
             message = msgpack.unpackb(
                 payload,

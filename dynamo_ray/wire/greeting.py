@@ -147,8 +147,15 @@ async def connect(
     except OSError as error:
         raise UnreachableError(f"{host}:{port} cannot be reached: {error}") from error
     finally:
-        if connection is None and not met.cancel() and met.exception() is None:
-            met.result().abort()  # it came about just when it was given up
+        if connection is None:
+            _give_up(met)
+
+
+def _give_up(met: asyncio.Future[Connection]) -> None:
+    """No connection was taken from here; if one came about at this very moment, close it."""
+    met.cancel()
+    if not met.cancelled() and met.exception() is None:
+        met.result().abort()
 
 
 def _caller(

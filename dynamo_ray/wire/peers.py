@@ -196,25 +196,25 @@ class Peer:
         if connection is self.connection:
             if self._loop.time() - self._up_at > self._options.backoff_most_s:
                 self._backoff.reset()  # not earlier: a server that drops us at once is spared
-            self._down(reason)
+            self._forget()
             self._wait()
-
-    def _down(self, reason: str) -> None:
-        self.connection = None
-        self._came_up.clear()
-        self._cancel_timer()
-        self._hooks.on_down(reason)
+            self._hooks.on_down(reason)
 
     def _stop(self, reason: str) -> None:
-        self._cancel_timer()
         if self._attempt is not None:
             self._attempt.cancel()
             self._attempt = None
         connection = self.connection
+        self._forget()
         if connection is not None:
             connection.on_close = ignore
-            self._down(reason)
             connection.close(reason)
+            self._hooks.on_down(reason)
+
+    def _forget(self) -> None:
+        self.connection = None
+        self._came_up.clear()
+        self._cancel_timer()
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
