@@ -13,20 +13,19 @@ where there are enough) is hit at most once, so copies are on distinct nodes and
 at least Q wide is hit at least once, so no zone is left out where there are few. Every member gets
 its share, rounded. And owners change only at a member's border, so there are few routes.
 
-`settle` is the other half: it fits a layout in use to other members, and moves little.
+Used for a new cluster only; `core/settle.py` fits a layout in use to other members.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import groupby, pairwise
 from math import floor
 
 Path = tuple[str, str, int]  # zone, machine, node
 Row = tuple[int, ...]  # the owners of one partition, first the one that mints
-HOLE = -1  # stands in a row where a slot has no owner
 
 
 def shares(paths: Sequence[Path], weights: Sequence[Fraction], q: int, n: int) -> list[Fraction]:
@@ -151,113 +150,3 @@ def _chain(
                 chain.insert(0, steps[chain[0][0]])
             return chain
     return []
-
-
-def settle(rows: Sequence[Row], paths: Sequence[Path], weights: Sequence[Fraction]) -> list[Row]:
-    """The layout with its holes filled and its excesses moved to whoever has too little.
-
-    A slot with an owner moves only if that adds a zone or a machine to the partition, or takes
-    from an owner above its share and gives to one below. Balanced stays as it is.
-    """
-    layout = _Layout(rows, paths, weights)
-    for copy in range(len(rows[0])):
-        layout.fill(copy)
-    layout.spread()
-    excess, at = layout.excess, layout.excess_at
-    # First to those that lack a whole slot, of every copy alike while that goes: a newcomer
-    # must not become the first owner of all it gets.
-    for wanted in (
-        lambda giver, taker, copy: excess[taker] <= -1 and at[copy][giver] > 0 > at[copy][taker],
-        lambda giver, taker, copy: excess[taker] <= -1,
-        lambda giver, taker, copy: excess[giver] >= 1,
-    ):
-        while layout.relieve(wanted):
-            pass
-    return [tuple(row) for row in layout.rows]
-
-
-class _Layout:
-    """Rows that change, and how far each member is above its share, in all and per copy."""
-
-    def __init__(
-        self, rows: Sequence[Row], paths: Sequence[Path], weights: Sequence[Fraction]
-    ) -> None:
-        self.rows = [list(row) for row in rows]
-        self.copies = range(len(rows[0]))
-        self.paths = paths
-        due = shares(paths, weights, len(rows), len(self.copies))
-        self.excess = [-share for share in due]
-        self.excess_at = [[-share / len(self.copies) for share in due] for _ in self.copies]
-        for row in rows:
-            for copy, member in enumerate(row):
-                self._count(member, copy, +1)
-
-    def fill(self, copy: int) -> None:
-        """Give the holes of one copy to members, equal rows to the same ones where possible."""
-        holes: dict[Row, list[list[int]]] = {}
-        for row in self.rows:
-            if row[copy] == HOLE:
-                holes.setdefault(tuple(row), []).append(row)
-        arcs = [(len(same), self._least_crowded(row, copy)) for row, same in holes.items()]
-        dealt = deal(arcs, [-excess for excess in self.excess])
-        for same, takers in zip(holes.values(), dealt, strict=True):
-            for taker, units in takers.items():
-                for _ in range(units):
-                    self._move(same.pop(), copy, taker)
-
-    def spread(self) -> None:
-        """Move copies to zones and machines that the partition is not in yet."""
-        for row in self.rows:
-            while True:
-                crowds = [
-                    (self._crowd(row, c, row[c]), self.excess[row[c]], c) for c in self.copies
-                ]
-                crowd, _, copy = max(crowds)
-                free = self._least_crowded(row, copy)
-                if crowd == 0 or not free or self._crowd(row, copy, free[0]) >= crowd:
-                    break
-                self._move(row, copy, min(free, key=lambda m: (self.excess[m], m)))
-
-    def relieve(self, wanted: Callable[[int, int, int], bool]) -> bool:
-        """Move what is wanted (giver, taker, copy) from above to below the share; any moved?"""
-        moved = False
-        for copy in self.copies:
-            for row in self.rows:
-                if self.excess[giver := row[copy]] > 0:
-                    crowd = self._crowd(row, copy, giver)
-                    for taker in self._takers(giver):
-                        if taker not in row and wanted(giver, taker, copy):
-                            if self._crowd(row, copy, taker) <= crowd:
-                                self._move(row, copy, taker)
-                                moved = True
-                                break
-        return moved
-
-    def _takers(self, giver: int) -> list[int]:
-        most = min(self.excess[giver] - 1, Fraction(0))
-        able = [(lack, member) for member, lack in enumerate(self.excess) if lack < most]
-        return [member for _, member in sorted(able)]
-
-    def _move(self, row: list[int], copy: int, taker: int) -> None:
-        self._count(row[copy], copy, -1)
-        self._count(taker, copy, +1)
-        row[copy] = taker
-
-    def _count(self, member: int, copy: int, change: int) -> None:
-        if member != HOLE:
-            self.excess[member] += change
-            self.excess_at[copy][member] += change
-
-    def _least_crowded(self, row: Sequence[int], copy: int) -> Row:
-        """Those without a copy of the partition that would add most to its spread."""
-        free = [member for member in range(len(self.paths)) if member not in row]
-        crowds = [self._crowd(row, copy, member) for member in free]
-        return tuple(m for m, crowd in zip(free, crowds, strict=True) if crowd == min(crowds))
-
-    def _crowd(self, row: Sequence[int], copy: int, member: int) -> int:
-        """2 if another copy is on the member's machine, 1 if one is in its zone, else 0."""
-        others = [self.paths[m] for c, m in enumerate(row) if c != copy and m != HOLE]
-        zone, machine, _ = self.paths[member]
-        if any(other[:2] == (zone, machine) for other in others):
-            return 2
-        return int(any(other[0] == zone for other in others))

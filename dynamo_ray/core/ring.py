@@ -25,7 +25,8 @@ from functools import cached_property
 from hashlib import blake2b
 from math import isfinite
 
-from dynamo_ray.core.claim import HOLE, Path, lay_out, settle
+from dynamo_ray.core.claim import Path, lay_out
+from dynamo_ray.core.settle import HOLE, settle
 
 try:  # The interpreter's own MD5 needs half of OpenSSL's time for a key. Not every build has it.
     from _md5 import md5  # type: ignore[import-not-found]  # private, so without a stub
@@ -172,14 +173,16 @@ class Ring:
         return tuple(keys.setdefault(owners, len(keys)) for owners in self._owners)
 
     def _in_rounds(self, owners: tuple[NodeId, ...], spares: list[NodeId]) -> tuple[NodeId, ...]:
-        """Owners and spares, first those spares whose zone is new, then the machine, and so on."""
-        if self.places:
-            seen: Counter[object] = Counter()
+        """Owners and spares: first one spare of each zone that is new, then a second of each, …
+
+        In a zone machines take turns in the same way. Otherwise the order stays.
+        """
+        for depth in (2, 1) if self.places else ():
+            met = Counter(self.places[node][:depth] for node in owners)
             rounds = {}
-            for node in (*owners, *spares):
-                zone, machine = self.places[node]
-                rounds[node] = seen[zone], seen[zone, machine]
-                seen.update((zone, (zone, machine)))
+            for node in spares:
+                rounds[node] = met[self.places[node][:depth]]
+                met[self.places[node][:depth]] += 1
             spares = sorted(spares, key=rounds.__getitem__)
         return *owners, *spares
 
