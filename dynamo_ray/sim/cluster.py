@@ -8,7 +8,7 @@ from dynamo_ray.core.ring import Member, claim, partition_of
 from dynamo_ray.sim.clients import ClientHost
 from dynamo_ray.sim.coordinators import CoordinatorHost
 from dynamo_ray.sim.history import History, Terms
-from dynamo_ray.sim.journal import Journal, ListJournal
+from dynamo_ray.sim.journal import Journal, ListJournal, StoreJournal
 from dynamo_ray.sim.network import CALM, Network, Peer
 from dynamo_ray.sim.nodes import StorageNode
 from dynamo_ray.sim.plan import Plan
@@ -94,13 +94,19 @@ class Cluster:
 
     def _node(self, i: int) -> StorageNode:
         chance = self.world.stream("ids")
-        journal = self._journal(i)
-        node = StorageNode(self.world, self.network, f"n{i + 1}", chance.randbytes(8), journal)
+        name, node_id = f"n{i + 1}", chance.randbytes(8)
+        journal = self._journal(name, node_id)
+        node = StorageNode(self.world, self.network, name, node_id, journal)
         node.append_us, node.sync_us = self.plan.append_us, self.plan.sync_us
         return node
 
-    def _journal(self, i: int) -> Journal:
-        return ListJournal(self.world.stream(f"journal{i}"))
+    def _journal(self, name: str, node_id: bytes) -> Journal:
+        plan, chance = self.plan, self.world.stream(f"journal {name}")
+        if not plan.real_storage:
+            return ListJournal(chance, plan.partitions, plan.durability)
+        journal = StoreJournal(node_id, name, chance, plan.partitions, plan.durability)
+        journal.on_difference = lambda text: self.history.breach("storage", self.world.now, text)
+        return journal
 
     def _client(self, name: str) -> ClientHost:
         client = ClientHost(self.world, self.network, name, self.history)

@@ -1,15 +1,23 @@
-"""A node's log as the simulator's shell sees it, and its dumb twin: a list in memory.
+"""A node's log as the simulator's shell sees it: the real store on a simulated disk, or its dumb twin.
 
-The twin is a list of records and a mark up to which they are durable. It does what the real store
-promises and nothing more, so most seeds can run on it, fast; the others run on `storage` over the
-simulated disk, and there the twin goes along to say what recovery must find.
+The twin is a list of records and a mark up to which they are durable. It does what the store promises
+and nothing more, so most seeds run on it, fast. The others run on `storage` itself, and there the
+twin goes along: after a process's end the store must find exactly what the twin holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple, Protocol
+
+from dynamo_ray.sim.disk import SimulatedDisk
+from dynamo_ray.storage.codec import Record
+from dynamo_ray.storage.errors import AppendFailedError, WriteFailedError
+from dynamo_ray.storage.store import Opening, Store
+
+SEGMENT_BYTES = 4096
 
 
 class Row(NamedTuple):
@@ -21,11 +29,26 @@ class Row(NamedTuple):
     hints: bytes
 
 
-class Recovered(NamedTuple):
-    """What a start found: the records in their order, and whether that is provably all of them."""
+@dataclass(slots=True)
+class Recovered:
+    """What a start found: maps, hints, what each record replaced, and if that is provably all."""
 
-    rows: list[Row]
-    complete: bool
+    maps: list[dict[bytes, bytes]]
+    hints: dict[bytes, bytes] = field(default_factory=dict)
+    replaced: list[tuple[bytes, bytes | None]] = field(default_factory=list)
+    complete: bool = True
+
+    def take(self, row: Row) -> None:
+        """Replay one record; the last one of a key wins."""
+        of = self.maps[row.partition]
+        before = of.pop(row.key, None)
+        self.hints.pop(row.key, None)
+        if row.state is not None:
+            of[row.key] = row.state
+            if row.hints:
+                self.hints[row.key] = row.hints
+        if before is not None and before != row.state:
+            self.replaced.append((before, row.state))
 
 
 class AppendRefusedError(Exception):
@@ -60,9 +83,11 @@ class Journal(Protocol):
 class ListJournal:
     """The dumb twin. What was appended survives the process; what was synced, the machine."""
 
-    def __init__(self, chance: Random) -> None:
+    def __init__(self, chance: Random, partitions: int, durability: str) -> None:
         self.full = False
         self.rows: list[Row] = []
+        self._partitions = partitions
+        self._is_synced = durability == "synced"
         self._durable = 0
         self._last_ms = 0
         self._lost = False
@@ -82,6 +107,7 @@ class ListJournal:
         """A new incarnation, durable; None while the disk takes nothing."""
         if self.full:
             return None
+        self.sync()
         self._last_ms = max(self._last_ms + 1, wall_ms)
         return self._last_ms.to_bytes(6, "big") + self._chance.randbytes(8)
 
@@ -89,10 +115,111 @@ class ListJournal:
         """The process ends; a power loss keeps what was synced and any part of the rest."""
         if power_loss:
             kept = self._chance.randint(self._durable, len(self.rows))
-            self._lost = self._lost or kept < len(self.rows)
+            self._lost = True
             del self.rows[kept:]
 
     def recover(self) -> Recovered:
         """Read back what is there."""
         self._durable = len(self.rows)
-        return Recovered(list(self.rows), not self._lost)
+        found = Recovered([{} for _ in range(self._partitions)])
+        for row in self.rows:
+            found.take(row)
+        found.complete = self._is_synced or not self._lost
+        return found
+
+
+class StoreJournal:
+    """The real store on a simulated disk, compared with the twin at every start."""
+
+    def __init__(
+        self, node_id: bytes, name: str, chance: Random, partitions: int, durability: str
+    ) -> None:
+        self.disk = SimulatedDisk(name, chance)
+        self.on_difference: Callable[[str], None] = lambda text: None
+        self._twin = ListJournal(Random(0), partitions, durability)
+        self._is_comparable = True
+        self._chance = chance
+        self._boot = 0
+        self._wall_ms = 0
+        self._starts = 0
+        self._words = (node_id, name, partitions, durability)
+        self._store: Store
+
+    @property
+    def full(self) -> bool:
+        """True while the disk takes nothing."""
+        return self.disk.full
+
+    @full.setter
+    def full(self, full: bool) -> None:
+        self.disk.full = full
+        self.disk.jammed = full and self._chance.random() < 0.2
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Give records to the log; raises AppendRefusedError."""
+        try:
+            self._store.append([Record(*row) for row in rows])
+        except AppendFailedError as error:
+            if not error.cut_back:
+                self._is_comparable = False
+            raise AppendRefusedError(not error.cut_back) from error
+        self._twin.rows.extend(rows)
+
+    def sync(self) -> None:
+        """Make all that was appended durable."""
+        self._store.sync()
+
+    def new_incarnation(self, wall_ms: int) -> bytes | None:
+        """A new incarnation, durable; None while the disk takes nothing."""
+        self._wall_ms = wall_ms
+        try:
+            return self._store.new_incarnation(wall_ms, self._chance.randbytes(8))
+        except WriteFailedError:
+            return None
+
+    def crash(self, power_loss: bool) -> None:
+        """The process ends; with `power_loss` so does the machine."""
+        if power_loss:
+            self._boot += 1
+            self._is_comparable = False
+            self.disk.lose_power()
+        else:
+            self.disk.end_process()
+
+    def recover(self) -> Recovered:
+        """Open the directory and read back what is there."""
+        node_id, name, partitions, durability = self._words
+        opening = Opening(
+            cluster_id=b"simulated run id",
+            node_id=node_id if self._starts else None,
+            fresh_id=node_id,
+            name=name,
+            partitions=partitions,
+            durability=durability,
+            boot_id=f"boot {self._boot}",
+            now_ms=self._wall_ms,
+            first_start=not self._starts,
+        )
+        self._starts += 1
+        replaced: list[tuple[bytes, bytes | None]] = []
+        self._store = Store.open(self.disk, opening, segment_bytes=SEGMENT_BYTES)
+        found = self._store.recover(lambda key, before, after: replaced.append((before, after)))
+        recovered = Recovered(found.maps, found.hints, replaced, found.complete)
+        self._compare(recovered)
+        return recovered
+
+    def _compare(self, found: Recovered) -> None:
+        twin = self._twin
+        if self._is_comparable:
+            due = twin.recover()
+            if (found.maps, found.hints) != (due.maps, due.hints):
+                self.on_difference(f"{self.disk.name}: the store found other states than were logged")
+            elif found.replaced != due.replaced:
+                self.on_difference(f"{self.disk.name}: the store told other replaced states")
+        self._is_comparable = True
+        twin.rows = [
+            Row(partition, key, state, found.hints.get(key, b""))
+            for partition, of in enumerate(found.maps)
+            for key, state in of.items()
+        ]
+

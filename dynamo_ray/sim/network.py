@@ -14,6 +14,10 @@ from typing import Any
 
 from dynamo_ray.sim.world import MILLISECOND, Host, World
 
+# A stream never says twice what was said once. Merges and answers are repeated all the same, because
+# nothing may hang on it; a request that is refused once and done once would be no fair test.
+ONCE = frozenset({"Mint", "ClientPut"})
+
 OnReply = Callable[[Any], None]
 OnFailure = Callable[[bool], None]
 
@@ -92,7 +96,7 @@ class Network:
         if weather.loss and chance.random() < weather.loss:
             return
         dst.after(self.delay_us(), kind, action, *args)
-        if weather.repeat and chance.random() < weather.repeat:
+        if weather.repeat and kind not in ONCE and chance.random() < weather.repeat:
             dst.after(self.delay_us() + self.delay_us(), kind, action, *args)
 
     def delay_us(self) -> int:

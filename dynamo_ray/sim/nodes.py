@@ -65,6 +65,7 @@ class StorageNode(Peer):
         self.detector.watch(sorted(self.peers), self.mono_s)
         self._gathered: list[Persist] = []
         self._busy = False
+        self._may_append = False
         self._sync_due = False
         self._last_appended = 0
         self._synced_at = 0
@@ -101,20 +102,15 @@ class StorageNode(Peer):
         return self._busy or bool(self._gathered)
 
     def _replay(self) -> None:
-        """What recovery does: last record wins; replaced versions leave their put ids behind."""
-        rows, self.replica.complete = self.journal.recover()
-        hints: dict[bytes, bytes] = {}
+        """What recovery found; replaced versions leave their put ids behind (rule 7)."""
+        found = self.journal.recover()
+        self.replica.complete = found.complete
+        for before, after in found.replaced:
+            self.replica.puts.remember(replaced(before, after))
         maps = self.replica.maps
-        for row in rows:
-            before = maps[row.partition].get(row.key)
-            if before is not None:
-                self.replica.puts.remember(replaced(before, row.state))
-            if row.state is None:
-                maps[row.partition].pop(row.key, None)
-            else:
-                maps[row.partition][row.key] = row.state
-            hints[row.key] = row.hints if row.state is not None else b""
-        self.replica.load_hints({key: owners for key, owners in hints.items() if owners})
+        for mine, of in zip(maps, found.maps, strict=True):
+            mine.update(of)
+        self.replica.load_hints(found.hints)
         self.logged = {key: state for of in maps for key, state in of.items()}
         self.synced = dict(self.logged)
 
@@ -168,7 +164,7 @@ class StorageNode(Peer):
 
     def _work(self) -> None:
         """Give the log its next piece of work, if it is idle."""
-        if self._busy:
+        if self._busy or not self._may_append:
             return
         if self._gathered:
             self._append()
@@ -182,8 +178,9 @@ class StorageNode(Peer):
         rows = [row for persist in gathered for row in _rows(persist)]
         try:
             self.journal.append(rows)
-        except AppendRefusedError:
-            self._perform(self.node.on_append_failed())
+        except AppendRefusedError as error:
+            self._gathered = []
+            self._perform(self.node.on_append_failed(cut_back=not error.unknown))
             return
         self._busy = True
         for row in rows:
@@ -211,7 +208,9 @@ class StorageNode(Peer):
             self.after(self._taking(self.sync_us), "incarnation", self._renewed, incarnation)
 
     def _renewed(self, incarnation: bytes) -> None:
+        self._may_append = True
         self.node.on_incarnation(incarnation)
+        self._work()
 
     def _taking(self, typical_us: int) -> int:
         return int(typical_us * (0.5 + self._chance.random()))
