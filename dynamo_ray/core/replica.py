@@ -57,7 +57,7 @@ class Replica:
         self.node = node
         self.maps = maps
         self.owned = owned
-        self.complete = True
+        self.doubted: frozenset[int] = frozenset()
         self.hints = Hints(settings.limits.hint_bytes)
         keep_ms = int(settings.times.timeout_max_s * 10 * 1000)
         self.puts = RememberedPuts(keep_ms, settings.limits.remembered_puts)
@@ -105,7 +105,7 @@ class Replica:
             held = maps[partition].get(key)
             if held is None:
                 maps[partition][key] = state
-                changes.append((partition, key, None))
+                changes.append((partition, key, None, self.hints.of(key)))
                 self.lives.watch(key, None, state)
             elif held != state:
                 self._merge_one(key, partition, held, state, changes)
@@ -120,7 +120,8 @@ class Replica:
             maps[partition].get(key)
             for partition, key in zip(message.partitions, message.keys, strict=True)
         ]
-        complete = self.complete and self.owned.issuperset(message.partitions)
+        asked = message.partitions
+        complete = self.owned.issuperset(asked) and self.doubted.isdisjoint(asked)
         return [Reply(to, Fetched(states, complete), self.queue.shown_at(message.keys))]
 
     def on_persisted(self, position: int) -> None:
@@ -129,7 +130,7 @@ class Replica:
 
     def on_append_failed(self, appended: int = 0) -> list[Effect]:
         """The log took nothing after `appended`: undo that, latest first, and start anew."""
-        self.queue.undo(self.maps, self.puts, appended)
+        self.queue.undo(self.maps, self.puts, self.hints, appended)
         self.lives.end()
         return [Renew()]
 
@@ -149,13 +150,13 @@ class Replica:
             partition = self.hints.partition_of(owner, key)
             if partition is None or self.maps[partition].get(key) != sent:
                 continue
+            changes.append((partition, key, sent, self.hints.of(key)))
             self.hints.remove(owner, key)
-            changes.append((partition, key, sent))
             if partition not in self.owned and not self.hints.of(key):
                 self.puts.remember(replaced(sent, None))
                 self.lives.forget(key)
                 del self.maps[partition][key]
-        return [self._record(changes)] if changes else []
+        return [self._record(changes, owner)] if changes else []
 
     def on_not_delivered(self, owner: bytes) -> None:
         """The owner did not answer, or refused: the next tick tries again."""
@@ -204,7 +205,7 @@ class Replica:
     def _take(
         self, key: bytes, partition: int, held: bytes | None, state: bytes, changes: list[Change]
     ) -> None:
-        changes.append((partition, key, held))
+        changes.append((partition, key, held, self.hints.of(key)))
         self.maps[partition][key] = state
         if held is not None:
             self.puts.remember(replaced(held, state))
@@ -217,7 +218,7 @@ class Replica:
             key, partition = message.keys[i], message.partitions[i]
             state = self.maps[partition][key]
             if self.hints.partition_of(owner, key) is None:
-                changes.append((partition, key, state))
+                changes.append((partition, key, state, self.hints.of(key)))
             self.hints.add(owner, key, partition, len(state))
 
     def _persist(
@@ -236,14 +237,14 @@ class Replica:
         record = self._record(changes)
         return [record, Reply(to, message, record.position, durable)]
 
-    def _record(self, changes: list[Change]) -> Persist:
+    def _record(self, changes: list[Change], delivered_to: bytes = b"") -> Persist:
         maps, of = self.maps, self.hints.of
-        keys = [key for _, key, _ in changes]
+        keys = [key for _, key, *_ in changes]
         return Persist(
-            self.queue.add(changes),
-            [partition for partition, _, _ in changes],
+            self.queue.add(changes, delivered_to),
+            [partition for partition, *_ in changes],
             keys,
-            [maps[partition].get(key) for partition, key, _ in changes],
+            [maps[partition].get(key) for partition, key, *_ in changes],
             [of(key) for key in keys] if len(self.hints) else (),
         )
 
@@ -251,13 +252,17 @@ class Replica:
         pairs = self.hints.next_for(owner, HINTS_A_DELIVERY)
         states: dict[bytes, bytes] = {}
         partitions: list[int] = []
+        size = 0
         for key, partition in pairs:
             state = self.maps[partition].get(key)
             if state is None:
                 self.hints.remove(owner, key)
-            else:
-                states[key] = state
-                partitions.append(partition)
+                continue
+            size += len(state)
+            if states and size > self._limits.batch_bytes:
+                break
+            states[key] = state
+            partitions.append(partition)
         if not states or self.queue.shown_at(list(states)):
             return []
         self.hints.sent(owner, states)

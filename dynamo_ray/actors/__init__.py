@@ -1,0 +1,1 @@
+"""The servers as Ray actors: the only package that imports ray."""

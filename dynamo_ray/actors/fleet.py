@@ -1,0 +1,157 @@
+"""A cluster's actors in Ray: named, created, found, stopped.
+
+All are detached, in one namespace, named `CLUSTER/ROLE/MEMBER`, restarted in place for ever and never
+retried by Ray (a Ray call that failed may still run later). They ask for no CPU, so that a laptop
+runs a cluster. Every wait for Ray is bounded; what Ray says about authentication is said in words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from dynamo_ray.actors.members import CoordinatorActor, NodeActor
+from dynamo_ray.core.charter import Charter, charter_from
+from dynamo_ray.core.membership import View, view_from
+from dynamo_ray.errors import AuthenticationError, ClusterNotFoundError, UnavailableError
+from dynamo_ray.wire.keys import client_token
+
+NAMESPACE = "dynamo_ray"
+NODE, COORDINATOR = "node", "coordinator"
+ASK_S = 15.0
+START_S = 60.0
+_CLASSES = {NODE: NodeActor, COORDINATOR: CoordinatorActor}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a cluster is, for somebody inside its Ray cluster."""
+
+    charter: Charter
+    view: View
+    secrets: list[bytes] = field(repr=False)
+
+    @property
+    def token(self) -> str:
+        """The client's token."""
+        return client_token(self.secrets[0])
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where members listen, coordinators first."""
+        facts = [*self.view.coordinators(), *self.view.nodes().values()]
+        return [f"{fact.host}:{fact.port}" for fact in facts]
+
+
+def actor_name(cluster: str, role: str, name: str) -> str:
+    """The name that Ray knows a member by."""
+    return f"{cluster}/{role}/{name}"
+
+
+def create(cluster: str, role: str, name: str, *args: Any) -> Any:
+    """Create a member's actor; it starts by itself and tells how by `describe`."""
+    options = {
+        "name": actor_name(cluster, role, name),
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "num_cpus": 0,
+        "max_restarts": -1,
+        "max_task_retries": 0,
+        "max_concurrency": 64,
+        "enable_task_events": False,
+    }
+    return ray.remote(_CLASSES[role]).options(**options).remote(*args)
+
+
+def find(cluster: str, role: str, name: str) -> Any:
+    """The handle of a member's actor. Raises ClusterNotFoundError."""
+    try:
+        return ray.get_actor(actor_name(cluster, role, name), namespace=NAMESPACE)
+    except ValueError as error:
+        raise ClusterNotFoundError(f"cluster {cluster!r} has no {role} {name!r} in Ray") from error
+
+
+def member_names(cluster: str, role: str) -> list[str]:
+    """The names of a cluster's members of one role that Ray knows, sorted."""
+    attach_ray()
+    prefix = f"{cluster}/{role}/"
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return sorted(
+        one["name"].removeprefix(prefix)
+        for one in named
+        if one["namespace"] == NAMESPACE and one["name"].startswith(prefix)
+    )
+
+
+def locate(cluster: str) -> Place:
+    """Ask the cluster's actors, one after another, where it is. Raises ClusterNotFoundError."""
+    for role in (COORDINATOR, NODE):
+        for name in member_names(cluster, role):
+            with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+                handle = find(cluster, role, name)
+                told = ray.get(handle.introduce.remote(), timeout=ASK_S)
+                charter = charter_from(told["charter"])
+                return Place(charter, view_from(told["view"]), told["secrets"])
+    raise ClusterNotFoundError(
+        f"no cluster {cluster!r} answers in the Ray cluster at "
+        f"{ray.get_runtime_context().gcs_address}; start it, or check RAY_ADDRESS"
+    )
+
+
+def wait_until_up(handles: dict[str, Any], timeout_s: float = START_S) -> dict[str, dict[str, Any]]:
+    """The members' descriptions once all have started. Raises UnavailableError with the reasons."""
+    asked = {name: handle.describe.remote(timeout_s) for name, handle in handles.items()}
+    try:
+        told = ray.get(list(asked.values()), timeout=timeout_s + ASK_S)
+    except ray.exceptions.RayError as error:
+        raise UnavailableError(len(handles), 0, f"the actors did not start: {error}") from error
+    described = dict(zip(asked, told, strict=True))
+    failed = {n: d.get("problem", d["state"]) for n, d in described.items() if d["state"] != "up"}
+    if failed:
+        reasons = "; ".join(f"{name}: {why}" for name, why in sorted(failed.items()))
+        raise UnavailableError(len(handles), len(handles) - len(failed), reasons)
+    return described
+
+
+def stop(handles: list[Any]) -> None:
+    """Close the members in order, then end their actors for good; bounded in time."""
+    closing = [handle.stop.remote() for handle in handles]
+    if closing:
+        ray.wait(closing, num_returns=len(closing), timeout=ASK_S)
+    for handle in handles:
+        ray.kill(handle, no_restart=True)
+
+
+def attach_ray(address: str | None = None) -> bool:
+    """Make sure that this process is connected to a Ray cluster; True if it was connected here.
+
+    Never guesses a cluster: the address must be given or in RAY_ADDRESS. Raises AuthenticationError
+    and ClusterNotFoundError with what to do.
+    """
+    if ray.is_initialized():
+        return False
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    if not wanted:
+        raise ClusterNotFoundError(
+            "this process is not connected to Ray; call ray.init, or set RAY_ADDRESS"
+        )
+    try:
+        ray.init(address=wanted, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
+    except Exception as error:
+        if "uthentication" in str(error) or "oken" in str(error):
+            raise AuthenticationError(_AUTH.format(wanted)) from error
+        raise ClusterNotFoundError(
+            f"no Ray cluster answers at {wanted}; if it does run, it may ask for a token: "
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+        ) from error
+    return True
+
+
+_AUTH = (
+    "the Ray cluster at {} refused this process's token; set RAY_AUTH_MODE=token and "
+    "RAY_AUTH_TOKEN_PATH to the cluster's token file"
+)

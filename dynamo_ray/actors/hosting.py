@@ -1,0 +1,98 @@
+"""One asyncio loop (uvloop) in a thread of its own, with one server in it, for the life of an actor.
+
+The actor's own threads only wait: they pass bytes in (the Ray door) and ask for a description. A
+failure to start is kept and told, never raised in the actor's constructor: Ray would give the actor
+up for good (DESIGN §6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+import traceback
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import msgpack
+import uvloop
+
+DOOR_S = 60.0
+
+
+class Hosted:
+    """A server in a thread: started by `opener`, stopped by its own `close`."""
+
+    def __init__(self, opener: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        self.server: Any = None
+        self.problem = ""
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="server", daemon=True)
+        self._thread.start()
+        self._started = asyncio.run_coroutine_threadsafe(self._start(opener), self._loop)
+
+    async def _start(self, opener: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        try:
+            self.server = await opener()
+        except Exception as error:
+            self.problem = f"{type(error).__name__}: {error}"
+            traceback.print_exc()
+
+    def describe(self, wait_s: float) -> dict[str, Any]:
+        """What the server knows of itself; while it starts, that."""
+        concurrent.futures.wait([self._started], timeout=wait_s)
+        if self.problem:
+            return {"state": "failed", "problem": self.problem, "pid": os.getpid()}
+        if self.server is None:
+            return {"state": "starting", "pid": os.getpid()}
+        described: dict[str, Any] = self.run(_call(self.server.status))
+        rows = self.run(_call(lambda: self.server.view.to_rows()))
+        return {"state": "up", "pid": os.getpid(), "view": rows, **described}
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine in the server's loop and wait for it, bounded."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(DOOR_S)
+
+    def handle(self, request: bytes, role: str) -> bytes:
+        """The Ray door: the payload of one frame in, the payload of its answer out."""
+        call, kind, *fields = msgpack.unpackb(request, raw=False, use_list=True)
+        ended: concurrent.futures.Future[bytes] = concurrent.futures.Future()
+        caller = _Caller(role, ended)
+        self._loop.call_soon_threadsafe(self._hand_over, caller, call, kind, fields)
+        return ended.result(DOOR_S)
+
+    def _hand_over(self, caller: _Caller, call: int, kind: int, fields: list[Any]) -> None:
+        try:
+            self.server.handle(caller, call, kind, fields)
+        except Exception as error:
+            caller.fail(error)
+
+    def close(self) -> None:
+        """Close the server and end the thread, bounded in time."""
+        if self.server is not None:
+            self.run(self.server.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5.0)
+
+
+class _Caller:
+    """Who asks by the Ray door; the reply ends its future."""
+
+    def __init__(self, role: str, ended: concurrent.futures.Future[bytes]) -> None:
+        self.role = role
+        self._ended = ended
+
+    def reply(self, call: int, kind: int, fields: Sequence[Any]) -> None:
+        """Deliver the reply."""
+        if not self._ended.done():
+            self._ended.set_result(msgpack.packb((call, kind, *fields)))
+
+    def fail(self, error: Exception) -> None:
+        """The message could not be handled."""
+        if not self._ended.done():
+            self._ended.set_exception(error)
+
+
+async def _call(function: Callable[[], Any]) -> Any:
+    return function()

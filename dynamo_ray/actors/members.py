@@ -1,0 +1,102 @@
+"""The two kinds of Ray actor: a storage node and a coordinator, each around one server.
+
+Ray gives them their lives: it places, starts, restarts in place and names them. Requests reach them
+over the wire; `handle` is the other door, with the same messages. A restart runs the constructor
+again with the same arguments: a node then takes its identity from its data directory and a new
+incarnation (DESIGN rule 2), so nothing that it promised is forgotten and no dot is used twice.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from dynamo_ray.actors.hosting import Hosted
+from dynamo_ray.core.charter import charter_from
+from dynamo_ray.core.membership import View, view_from
+from dynamo_ray.server.coordinator import open_coordinator
+from dynamo_ray.server.member import Member
+from dynamo_ray.server.node import open_node
+from dynamo_ray.wire.keys import CLIENT, PEER
+
+Founding = dict[str, Any]
+
+
+class MemberActor:
+    """What both kinds answer to their cluster's owner."""
+
+    def __init__(self, founding: Founding, name: str) -> None:
+        self.founding = founding
+        self.name = name
+        self.charter = charter_from(founding["charter"])
+        self.secrets: list[bytes] = founding["secrets"]
+        self.hosted = Hosted(self._open)
+
+    async def _open(self) -> Member:
+        raise NotImplementedError
+
+    def _view(self) -> View:
+        return view_from(self.founding["view"])
+
+    def describe(self, wait_s: float = 0.0) -> dict[str, Any]:
+        """The server's own description; waits up to `wait_s` for it to have started."""
+        return self.hosted.describe(wait_s)
+
+    def introduce(self) -> Founding:
+        """All that somebody inside this Ray cluster needs to join as a client or coordinator."""
+        described = self.hosted.describe(5.0)
+        rows = described.get("view", self.founding["view"])
+        return {"charter": self.founding["charter"], "secrets": self.secrets, "view": rows}
+
+    def pid(self) -> int:
+        """The actor's own process, for drills."""
+        return os.getpid()
+
+    def stop(self) -> bool:
+        """Close the server; a node has then synced its log."""
+        self.hosted.close()
+        return True
+
+
+class NodeActor(MemberActor):
+    """A storage node; its data lives in `data_dir`."""
+
+    def __init__(self, founding: Founding, name: str, data_dir: str, host: str) -> None:
+        self.data_dir = data_dir
+        self.host = host
+        super().__init__(founding, name)
+
+    async def _open(self) -> Member:
+        member = self.charter.member(self.name)
+        return await open_node(
+            self.charter, self.secrets, member, self.data_dir, self.host, self._view()
+        )
+
+    def handle(self, request: bytes) -> bytes:
+        """The Ray door of a storage node."""
+        return self.hosted.handle(request, PEER)
+
+    def learn(self, rows: list[Any]) -> None:
+        """Merge a view that came by Ray."""
+
+        async def learn() -> None:
+            self.hosted.server.learn(view_from(rows))
+
+        self.hosted.run(learn())
+
+
+class CoordinatorActor(MemberActor):
+    """A coordinator."""
+
+    def __init__(self, founding: Founding, name: str, host: str) -> None:
+        self.host = host
+        super().__init__(founding, name)
+
+    async def _open(self) -> Member:
+        return await open_coordinator(
+            self.charter, self.secrets, self.name, self.host, self._view()
+        )
+
+    def handle(self, request: bytes) -> bytes:
+        """The Ray door of a coordinator."""
+        return self.hosted.handle(request, CLIENT)

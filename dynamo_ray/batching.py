@@ -1,0 +1,72 @@
+"""Single operations that come together leave together (natural batching, DESIGN §4).
+
+Operations submitted in one turn of the loop, with the same options, become one request of many keys.
+While `UNDER_WAY` such requests are without an answer, further operations wait and leave together
+when one comes back. So there is no timer, no delay when idle, and the batches grow with the load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+UNDER_WAY = 4
+KEYS_MOST = 1000
+
+
+class Options(NamedTuple):
+    """What operations must share to leave in one request: the quorum, its manner and its time."""
+
+    quorum: int
+    strict: bool
+    timeout_s: float
+
+
+class Batch:
+    """Operations of one kind and one set of options on their way out: rows and their futures."""
+
+    def __init__(
+        self,
+        send: Callable[[list[tuple[Any, ...]], Options, Callable[[Any], None]], None],
+        settle: Callable[[Any, list[tuple[Any, ...]], list[asyncio.Future[Any]]], None],
+        options: Options,
+    ) -> None:
+        self._send = send
+        self._settle = settle
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._rows: list[tuple[Any, ...]] = []
+        self._futures: list[asyncio.Future[Any]] = []
+        self._under_way = 0
+        self._scheduled = False
+
+    def add(self, row: tuple[Any, ...]) -> asyncio.Future[Any]:
+        """Queue one operation; its future ends with its result or its error."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._rows.append(row)
+        self._futures.append(future)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._leave)
+        return future
+
+    def _leave(self) -> None:
+        self._scheduled = False
+        while self._rows and self._under_way < UNDER_WAY:
+            rows, self._rows = self._rows[:KEYS_MOST], self._rows[KEYS_MOST:]
+            futures, self._futures = self._futures[:KEYS_MOST], self._futures[KEYS_MOST:]
+            self._under_way += 1
+            self._send(rows, self._options, self._arrival(rows, futures))
+
+    def _arrival(
+        self, rows: list[tuple[Any, ...]], futures: list[asyncio.Future[Any]]
+    ) -> Callable[[Any], None]:
+        def arrived(reply: Any) -> None:
+            self._under_way -= 1
+            self._settle(reply, rows, futures)
+            if self._rows and not self._scheduled:
+                self._scheduled = True
+                self._loop.call_soon(self._leave)
+
+        return arrived

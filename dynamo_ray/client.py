@@ -1,0 +1,404 @@
+"""AsyncClient: get, put, delete and update from inside an asyncio loop (DESIGN §8).
+
+Needs no Ray. Every operation is part of a request of many keys; single ones are gathered by
+batching.py. The synchronous Client in blocking.py has the same names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from dynamo_ray.batching import Batch, Options
+from dynamo_ray.core.messages import ClientGet, ClientPut, Failure, GetDone, PutDone, Refused
+from dynamo_ray.errors import BatchError, ClosedError, DynamoError, OperationTimeoutError
+from dynamo_ray.found import Found, Written
+from dynamo_ray.outcomes import error_of_key, error_of_request
+from dynamo_ray.resolvers import Resolver
+from dynamo_ray.session import Session
+
+Key = str | bytes
+KEYS_A_REQUEST = 1000
+BYTES_A_REQUEST = 4 * 1024 * 1024
+UPDATE_TRIES = 5
+
+Row = tuple[Any, ...]
+
+
+def key_bytes(key: Key) -> bytes:
+    """A key as bytes: text as UTF-8. Raises TypeError for anything else."""
+    if type(key) is bytes:
+        return key
+    if isinstance(key, str):
+        return key.encode()
+    raise TypeError(f"a key is str or bytes, not {type(key).__name__}")
+
+
+def value_bytes(value: Any) -> bytes:
+    """A value as bytes. Raises TypeError for anything that is not bytes-like."""
+    if type(value) is bytes:
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(
+        f"a value is bytes, not {type(value).__name__}; dynamo_ray.codec(...) turns objects into bytes"
+    )
+
+
+class AsyncClient:
+    """A client of one cluster, for one asyncio loop. Make it with `connect_async`.
+
+    Every operation takes `r` or `w` (answers to wait for), `strict` (owners only) and `timeout_s`;
+    `with_options` sets them for a cheap copy. Errors: see dynamo_ray.errors. A single key's error is
+    raised; a many-key call raises BatchError with each failed key's own error.
+    """
+
+    def __init__(self, session: Session, resolver: Resolver | None = None) -> None:
+        self._session = session
+        self._resolver = resolver
+        self._r = 0
+        self._w = 0
+        self._strict = False
+        self._timeout_s = 2.0
+        self._puts: dict[Options, Batch] = {}
+        self._gets: dict[Options, Batch] = {}
+        self._closed = [False]
+
+    # ---- options
+
+    def with_options(
+        self,
+        *,
+        r: int | None = None,
+        w: int | None = None,
+        strict: bool | None = None,
+        timeout_s: float | None = None,
+        resolver: Resolver | None = None,
+    ) -> AsyncClient:
+        """A cheap copy with other defaults; it shares the connections."""
+        other = copy.copy(self)
+        other._r = self._r if r is None else r
+        other._w = self._w if w is None else w
+        other._strict = self._strict if strict is None else strict
+        other._timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        other._resolver = self._resolver if resolver is None else resolver
+        return other
+
+    # ---- one key
+
+    async def get(
+        self,
+        key: Key,
+        *,
+        r: int | None = None,
+        strict: bool | None = None,
+        timeout_s: float | None = None,
+    ) -> Found:
+        """What the key holds, from `r` owners.
+
+        Raises UnavailableError, OperationTimeoutError, OverloadedError, KeyTooLargeError.
+        """
+        options = self._options(self._r if r is None else r, strict, timeout_s)
+        batch = self._gets.get(options) or self._batch(self._gets, options)
+        state, seal, degraded = await batch.add((key_bytes(key),))
+        return Found(state, seal, degraded, self._resolver)
+
+    async def put(
+        self,
+        key: Key,
+        value: Any,
+        context: bytes | None = None,
+        *,
+        ttl_s: float | None = None,
+        w: int | None = None,
+        strict: bool | None = None,
+        timeout_s: float | None = None,
+    ) -> Written:
+        """Write the key; done when `w` nodes have it as durable as the cluster promises.
+
+        Without a context it replaces what is there; with `Found.context` exactly what was read; with
+        CONCURRENT nothing. `ttl_s`: seconds until it expires. Raises UnavailableError (nothing was
+        applied), OperationTimeoutError (`maybe_applied`), InvalidContextError, ValueTooLargeError,
+        KeyTooLargeError, TooManySiblingsError, OverloadedError.
+        """
+        row = self._row(key, value_bytes(value), context, ttl_s)
+        return await self._write(row, w, strict, timeout_s)
+
+    async def delete(
+        self,
+        key: Key,
+        context: bytes | None = None,
+        *,
+        w: int | None = None,
+        strict: bool | None = None,
+        timeout_s: float | None = None,
+    ) -> Written:
+        """Delete the key: a put of a tombstone, with the same manners and errors as `put`."""
+        return await self._write(self._row(key, None, context, None), w, strict, timeout_s)
+
+    async def update(
+        self,
+        key: Key,
+        change: Callable[[bytes | None], Any],
+        *,
+        resolver: Resolver | None = None,
+        timeout_s: float | None = None,
+    ) -> Written:
+        """Read, resolve, change, write back with the context. `change` returning None deletes.
+
+        After an unknown outcome the same put is repeated, with the same put id, never `change`.
+        Raises ConflictError if there are several values and no resolver, else as `get` and `put`.
+        """
+        found = await self.get(key, timeout_s=timeout_s)
+        changed = change(found.resolved(resolver))
+        value = None if changed is None else value_bytes(changed)
+        row = self._row(key, value, found.context, None)
+        for _ in range(UPDATE_TRIES - 1):
+            try:
+                return await self._write(row, None, None, timeout_s)
+            except OperationTimeoutError:
+                continue
+        return await self._write(row, None, None, timeout_s)
+
+    # ---- many keys
+
+    async def get_many(
+        self,
+        keys: Iterable[Key],
+        *,
+        r: int | None = None,
+        strict: bool | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[Key, Found]:
+        """What the keys hold, by key. Raises BatchError where part of them failed."""
+        given = list(dict.fromkeys(keys))
+        options = self._options(self._r if r is None else r, strict, timeout_s)
+        rows: list[Row] = [(key_bytes(key),) for key in given]
+        results = await self._many(rows, options, self._send_gets, self._settle_gets)
+        found: dict[Key, Found] = {}
+        failures: dict[Key, DynamoError] = {}
+        resolver = self._resolver
+        for key, result in zip(given, results, strict=True):
+            if isinstance(result, DynamoError):
+                failures[key] = result
+            else:
+                found[key] = Found(*result, resolver)
+        if failures:
+            raise BatchError(failures, found)
+        return found
+
+    async def put_many(
+        self,
+        items: Mapping[Key, Any],
+        *,
+        contexts: Mapping[Key, bytes] | None = None,
+        ttl_s: float | None = None,
+        w: int | None = None,
+        strict: bool | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[Key, Written]:
+        """Write many keys, each with its own outcome. Raises BatchError where part of them failed."""
+        known = contexts or {}
+        rows = {k: self._row(k, value_bytes(v), known.get(k), ttl_s) for k, v in items.items()}
+        return await self._write_many(rows, w, strict, timeout_s)
+
+    async def delete_many(
+        self,
+        keys: Iterable[Key],
+        *,
+        contexts: Mapping[Key, bytes] | None = None,
+        w: int | None = None,
+        strict: bool | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[Key, Written]:
+        """Delete many keys, each with its own outcome. Raises BatchError where part failed."""
+        known = contexts or {}
+        rows = {key: self._row(key, None, known.get(key), None) for key in keys}
+        return await self._write_many(rows, w, strict, timeout_s)
+
+    # ---- the cluster
+
+    async def ask(self, kind: int, fields: Sequence[Any]) -> list[Any]:
+        """Ask a coordinator something small that is not data (status, where)."""
+        answer = await self._session.request(kind, fields, self._timeout_s)
+        return [json.loads(one) if isinstance(one, str) else one for one in answer]
+
+    @property
+    def session(self) -> Session:
+        """The connections behind this client."""
+        return self._session
+
+    async def close(self, wait_s: float = 1.0) -> None:
+        """Wait up to `wait_s` for what is in flight, then hang up."""
+        if not self._closed[0]:
+            self._closed[0] = True
+            await self._session.drain(wait_s)
+            self._session.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # ---- the way out and back
+
+    def _options(self, quorum: int, strict: bool | None, timeout_s: float | None) -> Options:
+        if self._closed[0]:
+            raise ClosedError("the client is closed; connect again")
+        if quorum < 0:
+            raise ValueError(f"r and w are at least 1, not {quorum}")
+        limit = self._timeout_s if timeout_s is None else timeout_s
+        if not 0 < limit < 3600:
+            raise ValueError(f"timeout_s must be above 0 and below 3600, not {limit}")
+        return Options(quorum, self._strict if strict is None else strict, limit)
+
+    def _row(self, key: Key, value: bytes | None, context: bytes | None, ttl_s: float | None) -> Row:
+        if context is not None and not isinstance(context, bytes):
+            raise TypeError(f"a context is bytes, not {type(context).__name__}")
+        if ttl_s is not None and ttl_s <= 0:
+            raise ValueError(f"ttl_s must be above 0, not {ttl_s}")
+        ttl_ms = 0 if ttl_s is None else max(1, int(ttl_s * 1000))
+        return key_bytes(key), value, context, os.urandom(16), ttl_ms
+
+    async def _write(
+        self, row: Row, w: int | None, strict: bool | None, timeout_s: float | None
+    ) -> Written:
+        options = self._options(self._w if w is None else w, strict, timeout_s)
+        batch = self._puts.get(options) or self._batch(self._puts, options)
+        return Written(await batch.add(row))
+
+    async def _write_many(
+        self, rows: dict[Key, Row], w: int | None, strict: bool | None, timeout_s: float | None
+    ) -> dict[Key, Written]:
+        options = self._options(self._w if w is None else w, strict, timeout_s)
+        results = await self._many(
+            list(rows.values()), options, self._send_puts, self._settle_puts
+        )
+        written: dict[Key, Written] = {}
+        failures: dict[Key, DynamoError] = {}
+        for key, result in zip(rows, results, strict=True):
+            if isinstance(result, DynamoError):
+                failures[key] = result
+            else:
+                written[key] = Written(result)
+        if failures:
+            raise BatchError(failures, written)
+        return written
+
+    def _batch(self, batches: dict[Options, Batch], options: Options) -> Batch:
+        if len(batches) > 100:
+            batches.clear()
+        puts = batches is self._puts
+        send = self._send_puts if puts else self._send_gets
+        settle = self._settle_puts if puts else self._settle_gets
+        batch = batches[options] = Batch(send, _futures_of(settle), options)
+        return batch
+
+    async def _many(
+        self,
+        rows: list[Row],
+        options: Options,
+        send: Callable[[list[Row], Options, Callable[[Any], None]], None],
+        settle: Callable[[Any, list[Row]], list[Any]],
+    ) -> list[Any]:
+        """Send rows in requests of bounded size, all at once; their results in order."""
+        loop = asyncio.get_running_loop()
+        waits: list[asyncio.Future[list[Any]]] = []
+        for part in _slices(rows):
+            done: asyncio.Future[list[Any]] = loop.create_future()
+
+            def arrived(
+                reply: Any, part: list[Row] = part, done: asyncio.Future[list[Any]] = done
+            ) -> None:
+                if not done.done():
+                    done.set_result(settle(reply, part))
+
+            send(part, options, arrived)
+            waits.append(done)
+        return [result for wait in waits for result in await wait]
+
+    def _send_gets(
+        self, rows: list[Row], options: Options, answer: Callable[[Any], None]
+    ) -> None:
+        keys = [row[0] for row in rows]
+        timeout_ms = int(options.timeout_s * 1000)
+        message = ClientGet(keys, options.quorum, options.strict, timeout_ms)
+        self._session.ask(message, options.timeout_s, answer)
+
+    def _send_puts(
+        self, rows: list[Row], options: Options, answer: Callable[[Any], None]
+    ) -> None:
+        columns = list(zip(*rows, strict=True))
+        timeout_ms = int(options.timeout_s * 1000)
+        message = ClientPut(*columns, options.quorum, options.strict, timeout_ms)
+        self._session.ask(message, options.timeout_s, answer)
+
+    def _settle_gets(self, reply: Any, rows: list[Row]) -> list[Any]:
+        if not isinstance(reply, GetDone):
+            return self._refused(reply, len(rows), is_write=False)
+        degraded = reply.degraded
+        results: list[Any] = [
+            (state, seal, degraded) for state, seal in zip(reply.states, reply.seals, strict=True)
+        ]
+        return self._with_failures(results, reply.failures, is_write=False)
+
+    def _settle_puts(self, reply: Any, rows: list[Row]) -> list[Any]:
+        if not isinstance(reply, PutDone):
+            return self._refused(reply, len(rows), is_write=True)
+        return self._with_failures(list(reply.contexts), reply.failures, is_write=True)
+
+    def _refused(self, reply: Any, count: int, is_write: bool) -> list[Any]:
+        refused = reply if isinstance(reply, Refused) else Refused(12, "an unexpected answer")
+        quorum = self._setting("w" if is_write else "r")
+        return [error_of_request(refused, is_write, quorum) for _ in range(count)]
+
+    def _with_failures(
+        self, results: list[Any], failures: Sequence[Failure], is_write: bool
+    ) -> list[Any]:
+        if failures:
+            limits = self._session.charter.get("settings", {}).get("limits", {})
+            for failure in failures:
+                results[failure.index] = error_of_key(
+                    failure, is_write, limits.get("sibling_bytes", 0)
+                )
+        return results
+
+    def _setting(self, name: str) -> int:
+        return int(self._session.charter.get("settings", {}).get(name, 0))
+
+
+def _futures_of(
+    settle: Callable[[Any, list[Row]], list[Any]],
+) -> Callable[[Any, list[Row], list[asyncio.Future[Any]]], None]:
+    """Settle the futures of single operations from a reply's results."""
+
+    def settled(reply: Any, rows: list[Row], futures: list[asyncio.Future[Any]]) -> None:
+        for result, future in zip(settle(reply, rows), futures, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, DynamoError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    return settled
+
+
+def _slices(rows: list[Row]) -> Iterable[list[Row]]:
+    """Parts of a bounded number of keys and bytes."""
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        weight = len(row[0]) + (len(row[1]) if len(row) > 1 and row[1] is not None else 0)
+        if part and (len(part) >= KEYS_A_REQUEST or size + weight > BYTES_A_REQUEST):
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += weight
+    if part:
+        yield part

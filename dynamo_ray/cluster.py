@@ -1,0 +1,342 @@
+"""Start, attach to, look at and stop a cluster (DESIGN §8). The composition root of the package.
+
+`start` founds a cluster, or starts an existing one again from its data directory: the directory of a
+cluster holds its charter and secret, and one directory per storage node. Nothing central keeps a
+cluster going afterwards; a Cluster object may be thrown away and attached again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets as random_secrets
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dynamo_ray.blocking import Client
+from dynamo_ray.config import Profile, check_name, home, remove_profile, save_profile
+from dynamo_ray.connecting import Way, client_of, credentials_of, open_async
+from dynamo_ray.core.charter import Charter, CharterError, charter_from
+from dynamo_ray.core.membership import view_from
+from dynamo_ray.core.ring import Member
+from dynamo_ray.core.settings import Settings, SettingsError, settings_from
+from dynamo_ray.errors import (
+    BadRequestError,
+    ClusterExistsError,
+    ClusterNotFoundError,
+    DataDirectoryError,
+)
+from dynamo_ray.survey import Status
+from dynamo_ray.survey import scan as scan_keys
+from dynamo_ray.survey import status as survey_status
+from dynamo_ray.wire.keys import SECRET_BYTES, client_token
+
+CHARTER_FILE = "CLUSTER.json"
+
+
+class Cluster:
+    """A running cluster, seen from inside its Ray cluster."""
+
+    def __init__(
+        self, charter: Charter, addresses: Sequence[str], token: str, data_dir: str = ""
+    ) -> None:
+        self.charter = charter
+        self.name = charter.name
+        self.addresses = list(addresses)
+        self.token = token
+        self.data_dir = data_dir
+        self._owns_ray = False
+
+    def connect(self, **options: Any) -> Client:
+        """A client of this cluster; options as for `dynamo_ray.connect`."""
+        from dynamo_ray.connecting import connect
+
+        if options.keys() & {"coordination", "transport"}:
+            return connect(self.name, **options)
+        return connect(address=self.addresses, token=self.token, **options)
+
+    def status(self) -> Status:
+        """How every member says it is; bounded by about two seconds."""
+        return asyncio.run(_status(self._way(), self.token))
+
+    def scan(self) -> Iterator[list[bytes]]:
+        """Pages of all keys, each key once."""
+        return scan(self.addresses, self.token)
+
+    def kill_node(self, name: str) -> int:
+        """SIGKILL a storage node's process, for drills; its pid. Ray starts it again in place."""
+        for node in self.status().nodes:
+            if node.name == name and node.pid:
+                os.kill(node.pid, signal.SIGKILL)
+                return node.pid
+        raise BadRequestError(f"cluster {self.name!r} has no running node {name!r}")
+
+    def stop(self) -> None:
+        """Close every member and end its actor; the data stays. Bounded in time."""
+        from dynamo_ray.actors import fleet
+
+        members = [
+            (role, name)
+            for role in (fleet.COORDINATOR, fleet.NODE)
+            for name in fleet.member_names(self.name, role)
+        ]
+        fleet.stop([fleet.find(self.name, role, name) for role, name in members])
+        remove_profile(self.name)
+        if self._owns_ray:
+            import ray
+
+            self._owns_ray = False
+            ray.shutdown()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"Cluster({self.name!r}, {len(self.charter.members)} nodes)"
+
+    def _way(self) -> Way:
+        return Way(address=",".join(self.addresses), token=self.token)
+
+
+def start(
+    name: str,
+    *,
+    nodes: int = 5,
+    n: int = 3,
+    r: int = 2,
+    w: int = 2,
+    coordinators: int = 2,
+    data_dir: str | os.PathLike[str] | None = None,
+    durability: str = "written",
+    partitions: int = 256,
+    zones: Sequence[str] = (),
+    weights: Sequence[float] = (),
+    host: str = "127.0.0.1",
+    exist_ok: bool = False,
+    ray_address: str | None = None,
+    limits: dict[str, Any] | None = None,
+    times: dict[str, Any] | None = None,
+) -> Cluster:
+    """Found the cluster `name` and start it, or start it again from its data directory.
+
+    `nodes` storage nodes keep `n` copies of each key; reads take `r` answers and writes `w`. The i-th
+    node is in `zones[i % len(zones)]` with weight `weights[i]`. Uses the Ray that this process is
+    connected to, or the one at `ray_address` or RAY_ADDRESS, or starts a local one.
+
+    Raises SettingsError, ClusterExistsError (unless `exist_ok`), DataDirectoryError.
+    """
+    from dynamo_ray.actors import fleet
+
+    check_name(name)
+    settings = _settings(n, r, w, partitions, durability, limits, times)
+    if nodes < n:
+        raise SettingsError(f"n is {n} and there are {nodes} nodes; a key's copies need n nodes")
+    owns_ray = _ensure_ray(ray_address)
+    if fleet.member_names(name, fleet.NODE):
+        if not exist_ok:
+            raise ClusterExistsError(
+                f"cluster {name!r} is running already; attach to it, or pass exist_ok=True"
+            )
+        return attach(name)
+    folder = Path(data_dir) if data_dir is not None else home() / "data" / name
+    members = _members(nodes, zones, weights)
+    charter, secrets = _found(folder, Charter(os.urandom(16), name, settings, members))
+    cluster = _launch(charter, secrets, folder, host, coordinators)
+    cluster._owns_ray = owns_ray
+    return cluster
+
+
+def attach(name: str, *, ray_address: str | None = None) -> Cluster:
+    """The running cluster `name`, found through Ray. Raises ClusterNotFoundError."""
+    from dynamo_ray.actors import fleet
+
+    fleet.attach_ray(ray_address)
+    place = fleet.locate(name)
+    return Cluster(place.charter, place.addresses, place.token)
+
+
+async def _status(way: Way, token: str) -> Status:
+    client = await open_async(way)
+    try:
+        return await survey_status(client.session, credentials_of(token))
+    finally:
+        await client.close(0)
+
+
+def status(addresses: Sequence[str], token: str) -> Status:
+    """The status of the cluster at these addresses; needs no Ray."""
+    return asyncio.run(_status(Way(address=",".join(addresses), token=token), token))
+
+
+def scan(addresses: Sequence[str], token: str) -> Iterator[list[bytes]]:
+    """Pages of all keys of the cluster at these addresses; needs no Ray."""
+    loop = asyncio.new_event_loop()
+    way = Way(address=",".join(addresses), token=token)
+    client = loop.run_until_complete(open_async(way))
+    pages = scan_keys(client, credentials_of(token))
+    try:
+        while True:
+            try:
+                yield loop.run_until_complete(anext(pages))
+            except StopAsyncIteration:
+                return
+    finally:
+        loop.run_until_complete(client.close(0))
+        loop.close()
+
+
+def client_at(addresses: Sequence[str], token: str, **defaults: Any) -> Client:
+    """A client of the cluster at these addresses; needs no Ray."""
+    settled = tuple(sorted(defaults.items()))
+    return client_of(Way(address=",".join(addresses), token=token, defaults=settled))
+
+
+def _settings(
+    n: int,
+    r: int,
+    w: int,
+    partitions: int,
+    durability: str,
+    limits: dict[str, Any] | None,
+    times: dict[str, Any] | None,
+) -> Settings:
+    given = {"n": n, "r": r, "w": w, "partitions": partitions, "durability": durability}
+    return settings_from({**given, "limits": limits or {}, "times": times or {}})
+
+
+def _members(nodes: int, zones: Sequence[str], weights: Sequence[float]) -> tuple[Member, ...]:
+    if weights and len(weights) != nodes:
+        raise SettingsError(f"there are {len(weights)} weights for {nodes} nodes; give one each")
+    return tuple(
+        Member(
+            os.urandom(8),
+            f"n{i + 1}",
+            zones[i % len(zones)] if zones else "",
+            weights[i] if weights else 1,
+        )
+        for i in range(nodes)
+    )
+
+
+def _ensure_ray(ray_address: str | None) -> bool:
+    """Connect to Ray, or start a local one for this process; True if that was started here."""
+    import ray
+
+    from dynamo_ray.actors import fleet
+    from dynamo_ray.actors.local_ray import start_here
+
+    if ray.is_initialized():
+        return False
+    if ray_address or "RAY_ADDRESS" in os.environ:
+        fleet.attach_ray(ray_address)
+        return False
+    start_here()
+    return True
+
+
+def _found(folder: Path, charter: Charter) -> tuple[Charter, list[bytes]]:
+    """The charter and secrets in `folder`, written there if it is new. Raises DataDirectoryError."""
+    path = folder / CHARTER_FILE
+    if path.exists():
+        return _existing(path, charter.name)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if any(folder.iterdir()):
+        raise DataDirectoryError(
+            f"{folder} is not empty and holds no {CHARTER_FILE}; choose another data directory"
+        )
+    secret = random_secrets.token_bytes(SECRET_BYTES)
+    written = json.dumps({**charter.to_dict(), "secrets": [secret.hex()]}, indent=1)
+    aside = path.with_suffix(".aside")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(written)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    return charter, [secret]
+
+
+def _existing(path: Path, name: str) -> tuple[Charter, list[bytes]]:
+    try:
+        given = json.loads(path.read_text())
+        secrets = [bytes.fromhex(secret) for secret in given["secrets"]]
+        charter = charter_from(given)
+    except (OSError, ValueError, KeyError, TypeError, CharterError) as error:
+        raise DataDirectoryError(
+            f"{path} cannot be read ({error}); restore it, or choose another data directory"
+        ) from error
+    if charter.name != name:
+        raise DataDirectoryError(
+            f"{path.parent} belongs to cluster {charter.name!r}; choose another data directory"
+        )
+    return charter, secrets
+
+
+def _launch(
+    charter: Charter, secrets: list[bytes], folder: Path, host: str, coordinators: int
+) -> Cluster:
+    from dynamo_ray.actors import fleet
+
+    name = charter.name
+    founding = {"charter": charter.to_dict(), "secrets": secrets, "view": []}
+    handles: list[Any] = []
+    try:
+        nodes = {
+            m.name: fleet.create(
+                name, fleet.NODE, m.name, founding, m.name, str(folder / m.name), host
+            )
+            for m in charter.members
+        }
+        handles += nodes.values()
+        described = fleet.wait_until_up(nodes)
+        rows = [row for one in described.values() for row in one["view"]]
+        for handle in nodes.values():
+            handle.learn.remote(rows)
+        founding = {**founding, "view": rows}
+        pool = {
+            one: fleet.create(name, fleet.COORDINATOR, one, founding, one, host)
+            for one in (f"c{i + 1}" for i in range(coordinators))
+        }
+        handles += pool.values()
+        described |= fleet.wait_until_up(pool)
+    except BaseException:
+        fleet.stop(handles)
+        raise
+    view = view_from([row for one in described.values() for row in one["view"]])
+    place = fleet.Place(charter, view, secrets)
+    cluster = Cluster(charter, place.addresses, client_token(secrets[0]), str(folder))
+    _write_profile(cluster)
+    return cluster
+
+
+def _write_profile(cluster: Cluster) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    save_profile(
+        Profile(
+            cluster.name,
+            cluster.charter.cluster_id.hex(),
+            cluster.addresses,
+            cluster.token,
+            cluster.data_dir,
+            address,
+        )
+    )
+
+
+__all__ = [
+    "Cluster",
+    "ClusterNotFoundError",
+    "attach",
+    "client_at",
+    "scan",
+    "start",
+    "status",
+]

@@ -1,0 +1,120 @@
+"""A coordinator's server: the machine of core/coordinator.py between clients and storage nodes.
+
+It keeps nothing but what is in flight. The same class runs inside a client that coordinates for
+itself (paper §6.4): then nobody listens and requests come by `submit`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from dynamo_ray.core.charter import Charter
+from dynamo_ray.core.context import ContextKeys
+from dynamo_ray.core.coordinator import Coordinator, Out, ToNode
+from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
+from dynamo_ray.core.membership import COORDINATOR_ROLE, Fact, View
+from dynamo_ray.core.messages import Code, Refused
+from dynamo_ray.core.requests import Desk
+from dynamo_ray.server.member import Member, reply_to, wall_ms
+from dynamo_ray.wire.errors import Failure
+from dynamo_ray.wire.handshake import Identity
+
+STRAGGLER_S = 1.0
+
+
+class CoordinatorServer(Member):
+    """Takes ClientPut and ClientGet; speaks Mint, Merge and Fetch to the nodes."""
+
+    def __init__(self, charter: Charter, secrets: list[bytes], me: bytes, view: View) -> None:
+        super().__init__(charter, secrets, me, view)
+        contexts = ContextKeys(charter.cluster_id, secrets)
+        self.coordinator = Coordinator(Desk(self.ring, charter.settings, contexts))
+        self.requests = 0
+
+    def on_message(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
+        """A client's request."""
+        try:
+            message = from_fields(kind, fields)
+        except BadMessageError as error:
+            refused = Refused(Code.BAD_REQUEST, str(error))
+            reply_to(connection, call, Refused.KIND, to_fields(refused))
+            return
+        self.submit(message, partial(_answer, connection, call))
+
+    def submit(self, message: Any, answer: Callable[[Any], None]) -> None:
+        """Start a request; `answer` gets its reply once."""
+        self.requests += 1
+        self._perform(self.coordinator.on_request(answer, message, time.monotonic(), wall_ms()))
+
+    def on_suspicion(self, new: frozenset[bytes]) -> None:
+        """Route around the suspected, and wait no longer for the newly suspected."""
+        suspected, now = self.detector.suspected, time.monotonic()
+        self._perform(self.coordinator.on_suspected(suspected, new, now, wall_ms()))
+
+    def on_tick(self) -> None:
+        """End what has run out of time."""
+        self._perform(self.coordinator.on_tick(time.monotonic(), wall_ms()))
+
+    def status(self) -> dict[str, Any]:
+        """What this coordinator knows of itself."""
+        known = super().status()
+        known["requests"] = self.requests
+        known["in_flight"] = self.coordinator.in_flight
+        known["late_replies"] = self.coordinator.late_replies
+        return known
+
+    def _perform(self, out: list[Out]) -> None:
+        for effect in out:
+            if isinstance(effect, ToNode):
+                self._send(effect)
+            else:
+                effect.to(effect.message)
+
+    def _send(self, effect: ToNode) -> None:
+        call, message = effect.call, effect.message
+        peer = self.peers.get(effect.node)
+        if peer is None or peer.connection is None:
+            if peer is not None:
+                peer.start()
+            self._on_failure(call, Failure.UNSENT)
+            return
+        expires_ms = peer.connection.remote_expiry(int(effect.timeout_s * 1000))
+        peer.connection.call(
+            message.KIND,
+            (expires_ms, self.ring.epoch, *to_fields(message)),
+            partial(self._on_reply, call),
+            partial(self._on_failure, call),
+            effect.timeout_s + STRAGGLER_S,
+        )
+
+    def _on_reply(self, call: int, kind: int, fields: list[Any]) -> None:
+        try:
+            message = from_fields(kind, fields)
+        except BadMessageError:
+            message = Refused(Code.UNKNOWN, "the answer could not be read")
+        self._perform(self.coordinator.on_reply(call, message, time.monotonic(), wall_ms()))
+
+    def _on_failure(self, call: int, failure: Failure) -> None:
+        now = time.monotonic()
+        out = self.coordinator.on_failure(call, failure.maybe_received, now, wall_ms())
+        self._perform(out)
+
+
+def _answer(connection: Any, call: int, message: Any) -> None:
+    reply_to(connection, call, message.KIND, to_fields(message))
+
+
+async def open_coordinator(
+    charter: Charter, secrets: list[bytes], name: str, host: str, view: View, port: int = 0
+) -> CoordinatorServer:
+    """Start a coordinator's server and make it known to the storage nodes. Raises PortInUseError."""
+    me, incarnation = os.urandom(8), wall_ms().to_bytes(6, "big") + os.urandom(8)
+    server = CoordinatorServer(charter, secrets, me, view)
+    identity = Identity(charter.cluster_id, me, incarnation)
+    host, port = await server.open(host, port, identity)
+    server.join(Fact(incarnation, me, COORDINATOR_ROLE, name, host, port))
+    return server

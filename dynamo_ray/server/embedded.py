@@ -1,0 +1,82 @@
+"""Client-driven coordination: the coordinator's server in the client's own process (paper §6.4).
+
+One hop less, and no coordinator to lose; the client must hold the cluster's secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dynamo_ray.core.charter import Charter
+from dynamo_ray.core.encoding import from_fields, to_fields
+from dynamo_ray.core.membership import View
+from dynamo_ray.server.coordinator import CoordinatorServer
+from dynamo_ray.server.member import STATUS, VIEW, WHERE
+from dynamo_ray.wire.errors import Failure
+
+READY_S = 5.0
+
+
+class EmbeddedChannel:
+    """A Channel to the coordinator in this process."""
+
+    def __init__(self, server: CoordinatorServer) -> None:
+        self._server = server
+        self._last = 0
+
+    @property
+    def connected(self) -> bool:
+        """Always: it is here."""
+        return True
+
+    def call(
+        self,
+        kind: int,
+        fields: Sequence[Any],
+        on_reply: Callable[[int, list[Any]], None],
+        on_failure: Callable[[Failure], None],
+        timeout_s: float | None = None,
+    ) -> int:
+        """Hand the request over; the reply comes by `on_reply`."""
+        self._last += 1
+        if kind in (VIEW, STATUS, WHERE):
+            self._server.handle(_Caller(on_reply), self._last, kind, list(fields))
+        else:
+            message = from_fields(kind, fields)
+            self._server.submit(
+                message, lambda reply: on_reply(reply.KIND, list(to_fields(reply)))
+            )
+        return self._last
+
+    def close(self) -> None:
+        """Hang up on the storage nodes."""
+        asyncio.get_running_loop().create_task(self._server.close())
+
+
+class _Caller:
+    """The asking side of a message that needs no connection."""
+
+    role = "client"
+
+    def __init__(self, on_reply: Callable[[int, list[Any]], None]) -> None:
+        self._on_reply = on_reply
+
+    def reply(self, call: int, kind: int, fields: Sequence[Any]) -> None:
+        """Deliver the reply."""
+        self._on_reply(kind, list(fields))
+
+
+async def embedded_channel(charter: Charter, secrets: list[bytes], view: View) -> EmbeddedChannel:
+    """Start a coordinator here and wait, bounded, until it has reached W storage nodes."""
+    server = CoordinatorServer(charter, secrets, os.urandom(8), view)
+    server.start_without_door()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + READY_S
+    while loop.time() < deadline:
+        if sum(peer.connected for peer in server.peers.values()) >= charter.settings.n:
+            break
+        await asyncio.sleep(0.005)
+    return EmbeddedChannel(server)

@@ -1,0 +1,284 @@
+"""What a storage node's server and a coordinator's have in common.
+
+A member listens at one port, keeps a connection to every storage node, hears their heartbeats, and
+knows the view: who is where. Views travel when a connection comes up, when a fact changes, and once
+in a while to a node drawn by chance, so that nothing hangs on one message (DESIGN rule 11). There is
+no central member. One asyncio loop owns all of it; nothing here takes a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import time
+from typing import Any
+
+from dynamo_ray.core.charter import Charter
+from dynamo_ray.core.detector import Detector
+from dynamo_ray.core.membership import Fact, View, view_from
+from dynamo_ray.core.messages import Code, Refused
+from dynamo_ray.core.ring import partition_of
+from dynamo_ray.wire.connections import Connection
+from dynamo_ray.wire.errors import FrameError
+from dynamo_ray.wire.handshake import Identity
+from dynamo_ray.wire.keys import PEER, peer_credentials
+from dynamo_ray.wire.listener import Door, Listener, serve
+from dynamo_ray.wire.options import Options
+from dynamo_ray.wire.peers import Hooks, Peer
+
+VIEW, VIEWED, STATUS, STATUSED, WHERE, LOCATED = 30, 31, 32, 33, 34, 35
+GOSSIP_EVERY_S = 1.0
+
+_log = logging.getLogger("dynamo_ray.server")
+
+
+def monotonic_ms() -> int:
+    """This process's monotonic clock in ms; expiries are readings of it."""
+    return time.monotonic_ns() // 1_000_000
+
+
+def wall_ms() -> int:
+    """The wall clock in ms since 1970: for stamps, expiry of values, and people."""
+    return time.time_ns() // 1_000_000
+
+
+class Member:
+    """One server of a cluster. Subclasses say what they do with requests."""
+
+    def __init__(self, charter: Charter, secrets: list[bytes], me: bytes, view: View) -> None:
+        self.charter = charter
+        self.settings = charter.settings
+        self.ring = charter.ring()
+        self.me = me
+        self.view = view
+        self.fact: Fact | None = None
+        times, limits = self.settings.times, self.settings.limits
+        self.detector = Detector(times.suspect_s, times.tick_s)
+        self.peers: dict[bytes, Peer] = {}
+        self.listener: Listener | None = None
+        self.longest_hold_s = 0.0
+        self.started_at = time.time()
+        self._secrets = secrets
+        self._options = Options(
+            max_frame_bytes=limits.frame_bytes,
+            max_in_flight=limits.in_flight,
+            max_out_bytes=limits.queued_bytes,
+            interval_s=times.heartbeat_s,
+            missed_pings=20,
+        )
+        self._chance = random.Random()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    # ---- what subclasses answer
+
+    def on_message(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
+        """A request that is not about views, status or places."""
+        raise NotImplementedError
+
+    def on_suspicion(self, new: frozenset[bytes]) -> None:
+        """The detector's verdict has changed; `new` are newly suspected."""
+
+    def on_tick(self) -> None:
+        """What should be true now?"""
+
+    def on_view(self) -> None:
+        """The view has changed."""
+
+    def status(self) -> dict[str, Any]:
+        """What this member knows of itself, as plain values."""
+        silent = {
+            self._name(node): round(self.detector.silence_s(node, time.monotonic()), 3)
+            for node in self.detector.suspected
+        }
+        return {
+            "name": self.fact.name if self.fact else "",
+            "role": self.fact.role if self.fact else "",
+            "address": f"{self.fact.host}:{self.fact.port}" if self.fact else "",
+            "suspected": silent,
+            "connected": sorted(self._name(n) for n, p in self.peers.items() if p.connected),
+            "longest_hold_ms": round(self.longest_hold_s * 1000, 1),
+            "uptime_s": round(time.time() - self.started_at, 1),
+            "epoch": self.ring.epoch.hex(),
+        }
+
+    def where(self, key: bytes) -> dict[str, Any]:
+        """The key's place on the ring: its partition, owners and later nodes."""
+        partition = partition_of(key, self.ring.partitions)
+        preference = self.ring.preference(partition)
+        n = self.settings.n
+        return {
+            "partition": partition,
+            "owners": [self._name(node) for node in preference[:n]],
+            "stand_ins": [self._name(node) for node in preference[n:]],
+            "suspected": sorted(self._name(node) for node in self.detector.suspected),
+        }
+
+    # ---- opening and closing
+
+    async def open(self, host: str, port: int, identity: Identity) -> tuple[str, int]:
+        """Listen; the address that others reach this member at. Raises PortInUseError."""
+        door = Door(identity, self._secrets)
+        self.listener = await serve(host, port, self._heed, door=door, options=self._options)
+        return host, self.listener.port
+
+    def join(self, fact: Fact) -> None:
+        """Say who and where this member is, connect to the nodes, and start the ticks."""
+        self.fact = fact
+        self.view = self.view.with_facts([fact])
+        self._follow_view()
+        self.spawn(self._ticking())
+
+    def start_without_door(self) -> None:
+        """Connect to the nodes and tick, listening to nobody (client-driven coordination)."""
+        self._follow_view()
+        self.spawn(self._ticking())
+
+    def learn(self, view: View) -> None:
+        """Merge a view that came from elsewhere."""
+        known = self.view.with_facts(view.facts.values())
+        if known is not self.view:
+            self.view = known
+            self._follow_view()
+            self._tell_all()
+
+    async def close(self) -> None:
+        """Stop listening, hang up, end the ticks; bounded in time."""
+        self._closing = True
+        for task in tuple(self._tasks):
+            task.cancel()
+        for peer in self.peers.values():
+            peer.close()
+        if self.listener is not None:
+            await self.listener.close()
+
+    def spawn(self, work: Any) -> None:
+        """Run a coroutine for as long as this member lives."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---- messages
+
+    def _heed(self, connection: Connection, call: int, kind: int, fields: list[Any]) -> None:
+        begun = time.perf_counter()
+        self.handle(connection, call, kind, fields)
+        held = time.perf_counter() - begun
+        if held > self.longest_hold_s:
+            self.longest_hold_s = held
+
+    def handle(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
+        """One message by either door; `connection` can `reply` and has a `role`."""
+        if kind == VIEW:
+            if connection.role == PEER and fields and fields[0]:
+                self._learn_rows(fields[0])
+            connection.reply(call, VIEWED, (self.view.to_rows(), json.dumps(self.charter.to_dict())))
+        elif kind == STATUS:
+            connection.reply(call, STATUSED, (json.dumps(self.status()),))
+        elif kind == WHERE:
+            connection.reply(call, LOCATED, (json.dumps(self.where(bytes(fields[0]))),))
+        else:
+            self.on_message(connection, call, kind, fields)
+
+    def _learn_rows(self, rows: Any) -> None:
+        try:
+            self.learn(view_from(rows))
+        except (ValueError, TypeError) as error:
+            _log.warning("a view could not be read: %s", error)
+
+    # ---- peers
+
+    def _name(self, node: bytes) -> str:
+        found = next((m.name for m in self.charter.members if m.node == node), None)
+        return found or node.hex()
+
+    def _follow_view(self) -> None:
+        for node, fact in self.view.nodes().items():
+            if node == self.me:
+                continue
+            peer = self.peers.get(node)
+            if peer is None:
+                self.peers[node] = self._peer(node, fact)
+                self.peers[node].start()
+            else:
+                peer.set_address((fact.host, fact.port))
+        self.detector.watch(self.peers, time.monotonic())
+        self.on_view()
+
+    def _peer(self, node: bytes, fact: Fact) -> Peer:
+        hooks = Hooks(
+            on_up=lambda connection: self._on_up(node),
+            on_down=lambda reason: self._judge(self.detector.on_down(node, time.monotonic())),
+            on_heard=lambda at: self._on_heard(node, at),
+            handler=self._heed,
+        )
+        return Peer(
+            (fact.host, fact.port),
+            peer_credentials(self._secrets[0], self.charter.cluster_id),
+            rng=self._chance,
+            hooks=hooks,
+            options=self._options,
+        )
+
+    def _on_up(self, node: bytes) -> None:
+        self._on_heard(node, time.monotonic())
+        self._tell(node)
+
+    def _on_heard(self, node: bytes, at: float) -> None:
+        if self.detector.on_heard(node, at):
+            self._judge(frozenset())
+
+    def _judge(self, new: frozenset[bytes]) -> None:
+        if not self._closing:
+            self.on_suspicion(new)
+
+    def _tell(self, node: bytes) -> None:
+        def on_reply(kind: int, fields: list[Any]) -> None:
+            if kind == VIEWED:
+                self._learn_rows(fields[0])
+
+        self.peers[node].call(VIEW, (self.view.to_rows(),), on_reply, _ignore, timeout_s=5.0)
+
+    def _tell_all(self) -> None:
+        for node, peer in self.peers.items():
+            if peer.connected:
+                self._tell(node)
+
+    # ---- the periodic tick
+
+    async def _ticking(self) -> None:
+        tick_s = self.settings.times.tick_s
+        next_gossip = 0.0
+        while True:
+            now = time.monotonic()
+            try:
+                before = self.detector.suspected
+                new = self.detector.on_tick(now)
+                if self.detector.suspected != before:
+                    self._judge(new)
+                self.on_tick()
+                if now >= next_gossip:
+                    next_gossip = now + GOSSIP_EVERY_S
+                    self._gossip()
+            except Exception:
+                _log.exception("a tick failed; the next one tries again")
+            await asyncio.sleep(tick_s)
+
+    def _gossip(self) -> None:
+        up = [node for node, peer in self.peers.items() if peer.connected]
+        if up:
+            self._tell(self._chance.choice(up))
+
+
+def reply_to(connection: Any, call: int, kind: int, fields: Any) -> None:
+    """Answer, unless the reply is too long for the other side: then say that instead."""
+    try:
+        connection.reply(call, kind, fields)
+    except FrameError as error:
+        connection.reply(call, Refused.KIND, (int(Code.BAD_REQUEST), str(error)))
+
+
+def _ignore(*_: object) -> None:
+    """The end of a call that nobody waits for."""

@@ -1,0 +1,310 @@
+"""A storage node's server: the machine of core/node.py between the wire and the log.
+
+What many messages of one turn of the loop persist goes to the log in one append (group commit), and
+their answers leave together. Small appends are made in the loop, because handing them to a thread
+costs more than the write; large ones, every fsync and every snapshot go to a thread. There is one
+log queue: nothing is appended while an append is under way, so the order of positions is the order
+of the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from dynamo_ray.core.charter import Charter
+from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
+from dynamo_ray.core.membership import NODE_ROLE, Fact, View
+from dynamo_ray.core.messages import Code, Fetch, Merge, Mint, Persist, Refused, Renew
+from dynamo_ray.core.node import Answer, Node, Out
+from dynamo_ray.core.replica import Replica
+from dynamo_ray.core.ring import Member as RingMember
+from dynamo_ray.server.member import Member, monotonic_ms, reply_to, wall_ms
+from dynamo_ray.server.vault import Vault, open_vault, records_of
+from dynamo_ray.storage.errors import AppendFailedError, StorageError
+from dynamo_ray.wire.errors import Failure, PortInUseError
+from dynamo_ray.wire.handshake import Identity
+from dynamo_ray.wire.keys import PEER
+
+SCAN, SCANNED = 36, 37
+SCAN_KEYS = 2000
+INLINE_BYTES = 1024 * 1024
+DELIVERY_S = 5.0
+RENEW_EVERY_S = 1.0
+_NODE_KINDS = (Mint.KIND, Merge.KIND, Fetch.KIND)
+_log = logging.getLogger("dynamo_ray.server")
+
+
+class NodeServer(Member):
+    """Takes Mint, Merge and Fetch from coordinators, and from other nodes what they kept for it."""
+
+    def __init__(
+        self, charter: Charter, secrets: list[bytes], me: bytes, view: View, vault: Vault
+    ) -> None:
+        super().__init__(charter, secrets, me, view)
+        self.vault = vault
+        owned = {p for p in range(self.ring.partitions) if me in self.ring.owners(p)}
+        replica = Replica(me, charter.settings, vault.maps, frozenset(owned))
+        vault.hand_over(replica)
+        self.node = Node(replica, charter.settings)
+        self.incarnation = b""
+        self._appends: list[Persist] = []
+        self._scheduled = False
+        self._appending = False
+        self._syncing = False
+        self._last_sync = 0.0
+        self._renewing = False
+        self._snapshotting = False
+
+    # ---- requests
+
+    def on_message(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
+        """A peer's request, a client's scan, or something that a client may not ask."""
+        if kind == SCAN:
+            partition, after = fields
+            connection.reply(call, SCANNED, (self._scan(partition, after), SCAN_KEYS))
+            return
+        refused = self._judge_envelope(connection, kind, fields)
+        if refused is None:
+            try:
+                message = from_fields(kind, fields[2:])
+            except BadMessageError as error:
+                refused = Refused(Code.BAD_REQUEST, str(error))
+        if refused is not None:
+            reply_to(connection, call, Refused.KIND, to_fields(refused))
+            return
+        to = (connection, call)
+        self._perform(
+            self.node.on_request(to, message, fields[0], monotonic_ms(), wall_ms())
+        )
+
+    def _judge_envelope(self, connection: Any, kind: int, fields: list[Any]) -> Refused | None:
+        if connection.role != PEER:
+            return Refused(Code.FORBIDDEN, "a client asks coordinators, not storage nodes")
+        if kind not in _NODE_KINDS or len(fields) < 2 or not isinstance(fields[0], int):
+            return Refused(Code.BAD_REQUEST, "not a request to a storage node")
+        if fields[1] != self.ring.epoch:
+            return Refused(Code.OTHER_EPOCH, "the request was made under another ring")
+        return None
+
+    def _scan(self, partition: int, after: bytes) -> list[bytes]:
+        keys = self.node.replica.maps[partition]
+        return sorted(key for key in keys if key > after)[:SCAN_KEYS]
+
+    # ---- effects
+
+    def _perform(self, out: list[Out]) -> None:
+        for effect in out:
+            if isinstance(effect, Answer):
+                connection, call = effect.to
+                message = effect.message
+                reply_to(connection, call, message.KIND, to_fields(message))
+            elif isinstance(effect, Persist):
+                self._appends.append(effect)
+                self._schedule()
+            elif isinstance(effect, Renew):
+                self._renew()
+            else:
+                self._send(effect.node, effect.message)
+
+    def _send(self, node: bytes, message: Any) -> None:
+        peer = self.peers.get(node)
+        if peer is None or peer.connection is None:
+            self._perform(self.node.on_peer(node, None))
+            return
+
+        def on_reply(kind: int, fields: list[Any]) -> None:
+            self._perform(self.node.on_peer(node, from_fields(kind, fields)))
+
+        def on_failure(failure: Failure) -> None:
+            self._perform(self.node.on_peer(node, None))
+
+        expires_ms = peer.connection.remote_expiry(int(DELIVERY_S * 1000))
+        fields = (expires_ms, self.ring.epoch, *to_fields(message))
+        peer.connection.call(message.KIND, fields, on_reply, on_failure, DELIVERY_S)
+
+    # ---- the log
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._appending:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._append)
+
+    def _append(self) -> None:
+        self._scheduled = False
+        if self._appending or not self._appends:
+            return
+        batch, self._appends = self._appends, []
+        if _bytes_of(batch) <= INLINE_BYTES:
+            self._on_append(batch, self.vault.append(batch))
+        else:
+            self._appending = True
+            self.spawn(self._append_in_thread(batch))
+
+    async def _append_in_thread(self, batch: list[Persist]) -> None:
+        problem = await self._exclusively(self.vault.append, batch)
+        self._on_append(batch, problem)
+
+    async def _exclusively(self, act: Callable[..., Any], *args: Any) -> Any:
+        """Let a thread have the log; what comes meanwhile waits, in order."""
+        self._appending = True
+        try:
+            return await asyncio.to_thread(act, *args)
+        finally:
+            self._appending = False
+            if self._appends:
+                self._schedule()
+
+    def _on_append(self, batch: list[Persist], problem: AppendFailedError | None) -> None:
+        if problem is None:
+            self._perform(self.node.on_appended(batch[-1].position))
+            if self.node.wants_sync:
+                self._sync()
+        else:
+            # What came meanwhile was made on top of what is undone: it goes too.
+            self._appends.clear()
+            self._perform(self.node.on_append_failed(problem.cut_back))
+
+    def _sync(self) -> None:
+        if not self._syncing:
+            self._syncing = True
+            self.spawn(self._sync_in_thread())
+
+    async def _sync_in_thread(self) -> None:
+        while True:
+            position = self.vault.appended
+            if not await asyncio.to_thread(self.vault.sync):
+                _log.critical("an fsync failed; node %s ends, so as not to promise", self.me.hex())
+                os._exit(1)
+            self._last_sync = asyncio.get_running_loop().time()
+            self._perform(self.node.on_synced(position))
+            if not self.node.wants_sync:
+                break
+        self._syncing = False
+
+    def _renew(self) -> None:
+        """A new incarnation after a failed append; tried again for as long as the disk is full."""
+        if not self._renewing:
+            self._renewing = True
+            self.spawn(self._renewed())
+
+    async def _renewed(self) -> None:
+        while True:
+            incarnation = await asyncio.to_thread(self.vault.new_incarnation, wall_ms())
+            if incarnation:
+                break
+            await asyncio.sleep(RENEW_EVERY_S)
+        self.begin(incarnation)
+        self._renewing = False
+
+    def begin(self, incarnation: bytes) -> None:
+        """A fresh incarnation is on disk: mint under it, and say so to everybody."""
+        self.incarnation = incarnation
+        self.node.on_incarnation(incarnation)
+        if self.fact is not None:
+            fact = self.fact
+            self.fact = Fact(
+                incarnation, fact.member, fact.role, fact.name, fact.host, fact.port
+            )
+            self.learn(View().with_facts([self.fact]))
+
+    # ---- ticks
+
+    def on_tick(self) -> None:
+        """Hints home, the periodic fsync, a snapshot when the log has grown."""
+        self._perform(self.node.on_tick(wall_ms(), self._unreachable()))
+        now = asyncio.get_running_loop().time()
+        if now - self._last_sync >= self.settings.times.sync_s and self.vault.wants_sync:
+            self._sync()
+        if self.vault.wants_snapshot and not self._snapshotting:
+            self.spawn(self.snapshot())
+
+    async def snapshot(self) -> None:
+        """Write every partition aside, then let the log go that is covered; others go on meanwhile.
+
+        What is copied may be newer than the log; it is in the log before the snapshot counts, and an
+        append that fails meanwhile makes the snapshot void.
+        """
+        self._snapshotting = True
+        try:
+            await self._log_is_free()
+            taking = await self._exclusively(self.vault.begin_snapshot)
+            for partition in range(self.ring.partitions):
+                records = records_of(self.node.replica, partition)
+                await asyncio.to_thread(taking.write, partition, records)
+            await self._log_is_free()
+            await asyncio.to_thread(taking.finish)
+            await self._log_is_free()
+            await self._exclusively(self.vault.cut_log)
+        except StorageError as error:
+            _log.warning("a snapshot was given up: %s", error)
+        finally:
+            self._snapshotting = False
+
+    async def _log_is_free(self) -> None:
+        while self._appending or self._appends:
+            await asyncio.sleep(0)
+
+    def on_view(self) -> None:
+        """Remember where everybody is, for the next start."""
+        self.vault.keep_view(self.view)
+
+    def _unreachable(self) -> frozenset[bytes]:
+        down = {node for node, peer in self.peers.items() if not peer.connected}
+        return self.detector.suspected | down
+
+    def status(self) -> dict[str, Any]:
+        """What this node knows of itself."""
+        replica = self.node.replica
+        return {
+            **super().status(),
+            "state": "up" if replica.lives.begun else "read-only",
+            "pid": os.getpid(),
+            "incarnation": self.incarnation.hex(),
+            "keys": sum(map(len, replica.maps)),
+            "doubted": len(replica.doubted),
+            "hints": {self._name(o): replica.hints.count_for(o) for o in replica.hints.owners()},
+            "log_bytes": self.vault.log_bytes,
+            "recovery": self.vault.recovery,
+        }
+
+    async def close(self) -> None:
+        """Take no more requests, fsync what is appended, let go of the directory."""
+        await super().close()
+        with contextlib.suppress(Exception):
+            await asyncio.to_thread(self.vault.close)
+
+
+def _bytes_of(batch: list[Persist]) -> int:
+    return sum(len(state) for one in batch for state in one.states if state is not None)
+
+
+async def open_node(
+    charter: Charter,
+    secrets: list[bytes],
+    member: RingMember,
+    data_dir: str,
+    host: str,
+    view: View,
+    first_start: bool = True,
+) -> NodeServer:
+    """Recover a node from its directory and start serving, at its old port if that is free."""
+    vault = await asyncio.to_thread(open_vault, charter, member, data_dir, first_start)
+    known = vault.known_view(view)
+    server = NodeServer(charter, secrets, member.node, known, vault)
+    incarnation = await asyncio.to_thread(vault.new_incarnation, wall_ms())
+    if not incarnation:
+        raise OSError(f"{data_dir} takes no writes; free some space and start again")
+    server.begin(incarnation)
+    identity = Identity(charter.cluster_id, member.node, incarnation)
+    before = known.nodes().get(member.node)
+    try:
+        host, port = await server.open(host, before.port if before else 0, identity)
+    except PortInUseError:
+        host, port = await server.open(host, 0, identity)
+    server.join(Fact(incarnation, member.node, NODE_ROLE, member.name, host, port))
+    return server

@@ -1,0 +1,214 @@
+"""A node's directory as its server uses it: open, recover, append, sync, snapshot.
+
+It turns what storage raises into what the machine must hear, keeps the positions of the machine's
+log queue, and remembers the view across restarts. Nothing here decides; nothing here waits, except
+in the threads that the server gives it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from dynamo_ray.core.charter import Charter
+from dynamo_ray.core.membership import View, view_from
+from dynamo_ray.core.merge import replaced
+from dynamo_ray.core.messages import Persist
+from dynamo_ray.core.remembered import RememberedPuts
+from dynamo_ray.core.replica import Replica
+from dynamo_ray.core.ring import Member
+from dynamo_ray.storage.codec import Columns, Record
+from dynamo_ray.storage.disk import RealDisk
+from dynamo_ray.storage.errors import AppendFailedError, StorageError
+from dynamo_ray.storage.snapshot import NewSnapshot
+from dynamo_ray.storage.store import Opening, Store
+
+VIEW_FILE = "VIEW"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+SNAPSHOT_BYTES = 64 * 1024 * 1024
+_log = logging.getLogger("dynamo_ray.server")
+
+
+class Vault:
+    """One node's storage, open and recovered."""
+
+    def __init__(self, disk: RealDisk, store: Store, charter: Charter) -> None:
+        began = time.monotonic()
+        times, limits = charter.settings.times, charter.settings.limits
+        self.puts = RememberedPuts(int(times.timeout_max_s * 10_000), limits.remembered_puts)
+        found = store.recover(self._remember)
+        took_s = time.monotonic() - began
+        self.maps = found.maps
+        self.hints = found.hints
+        self.recovery: dict[str, Any] = {
+            "records": found.records,
+            "seconds": round(took_s, 4),
+            "torn_bytes": found.torn_bytes,
+            "quarantined": sorted(found.quarantined),
+            "suspect": found.suspect,
+            "notes": found.notes[:20],
+        }
+        self.appended = 0
+        self.synced = 0
+        self._disk = disk
+        self._store = store
+        self._keep_s = times.timeout_max_s * 10
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def hand_over(self, replica: Replica) -> None:
+        """Give the machine what recovery found beside the maps."""
+        replica.puts = self.puts
+        replica.doubted = self._store.doubted
+        replica.load_hints(self.hints)
+        self.hints = {}
+
+    # ---- the log
+
+    def append(self, batch: Sequence[Persist]) -> AppendFailedError | None:
+        """Append the records of these effects together; None if the log has them."""
+        columns = Columns(
+            [p for one in batch for p in one.partitions],
+            [key for one in batch for key in one.keys],
+            [state for one in batch for state in one.states],
+            [hint for one in batch for hint in one.hints or [b""] * len(one.keys)],
+        )
+        try:
+            self._store.append_columns(columns)
+        except AppendFailedError as error:
+            _log.error("%s", error)
+            return error
+        self.appended = batch[-1].position
+        return None
+
+    @property
+    def wants_sync(self) -> bool:
+        """True if something was appended since the last fsync."""
+        return self.appended > self.synced
+
+    def sync(self) -> bool:
+        """fsync what was appended before the call; False if that failed, which is final."""
+        position = self.appended
+        try:
+            self._store.sync()
+        except StorageError as error:
+            _log.critical("%s", error)
+            return False
+        self.synced = max(self.synced, position)
+        return True
+
+    def new_incarnation(self, now_ms: int) -> bytes:
+        """A new incarnation, fsynced (rule 2); b"" if the disk takes none now."""
+        try:
+            return self._store.new_incarnation(now_ms, os.urandom(8))
+        except StorageError as error:
+            _log.error("no new incarnation: %s", error)
+            return b""
+
+    @property
+    def log_bytes(self) -> int:
+        """How much log a start would have to replay."""
+        return self._store.bytes_since_snapshot
+
+    # ---- snapshots
+
+    @property
+    def wants_snapshot(self) -> bool:
+        """True if the log has grown enough that a snapshot is worth its while."""
+        self._mark()
+        return self._store.bytes_since_snapshot > SNAPSHOT_BYTES
+
+    def begin_snapshot(self) -> NewSnapshot:
+        """Rotate the log and begin; not beside an append. Raises StorageError."""
+        return self._store.begin_snapshot()
+
+    def cut_log(self) -> int:
+        """Remove what the snapshot holds and no retry can ask for any more; not beside an append."""
+        horizon = time.monotonic() - self._keep_s
+        through = 0
+        while self._marks and self._marks[0][0] <= horizon:
+            through = self._marks.popleft()[1]
+        return self._store.cut_log(through)
+
+    def _mark(self) -> None:
+        now = time.monotonic()
+        if not self._marks or now - self._marks[-1][0] > self._keep_s / 10:
+            self._marks.append((now, self._store.position))
+
+    # ---- the rest of the directory
+
+    def proved(self, partitions: frozenset[int]) -> bool:
+        """These partitions were compared with enough other owners (rule 9)."""
+        try:
+            self._store.proved(partitions)
+        except StorageError as error:
+            _log.error("%s", error)
+            return False
+        return True
+
+    def keep_view(self, view: View) -> None:
+        """Remember where everybody is. Losing it only costs a slower next start."""
+        aside = VIEW_FILE + ".aside"
+        with suppress(StorageError):
+            if self._disk.exists(aside):
+                self._disk.remove(aside)
+            self._disk.write(aside, [msgpack.packb(view.to_rows())])
+            self._disk.rename(aside, VIEW_FILE)
+
+    def known_view(self, view: View) -> View:
+        """The view that was kept, merged with `view`."""
+        try:
+            rows = msgpack.unpackb(self._disk.read(VIEW_FILE), raw=False)
+            return view.with_facts(view_from(rows).facts.values())
+        except (StorageError, ValueError, TypeError):
+            return view
+
+    def close(self) -> None:
+        """Close the log so that the next start can prove it complete."""
+        self._store.close()
+
+    def abandon(self) -> None:
+        """Let go of the directory as a killed process would: nothing is written."""
+        self._disk.close()
+
+    def _remember(self, key: bytes, before: bytes, after: bytes | None) -> None:
+        self.puts.remember(replaced(before, after))
+
+
+def records_of(replica: Replica, partition: int) -> list[Record]:
+    """What a snapshot holds of one partition."""
+    of = replica.hints.of
+    return [Record(partition, k, state, of(k)) for k, state in replica.maps[partition].items()]
+
+
+def open_vault(charter: Charter, member: Member, data_dir: str, first_start: bool) -> Vault:
+    """Open and recover a node's directory. Raises a StorageError that says what to do."""
+    folder = Path(data_dir)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    disk = RealDisk(folder)
+    opening = Opening(
+        charter.cluster_id,
+        member.node,
+        os.urandom(8),
+        member.name,
+        charter.settings.partitions,
+        charter.settings.durability,
+        _boot_id(),
+        time.time_ns() // 1_000_000,
+        first_start,
+    )
+    return Vault(disk, Store.open(disk, opening), charter)
+
+
+def _boot_id() -> str:
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""

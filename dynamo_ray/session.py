@@ -1,0 +1,275 @@
+"""A client's conversation with a cluster's coordinators, inside one asyncio loop.
+
+It knows where the coordinators are (any member tells the view), keeps a connection to each, and runs
+every request through core/attempts.py: lost coordinators are replaced by others, with the same put
+ids. Single operations that are submitted in one turn of the loop leave together (natural batching:
+no timer, no delay when idle); while many batches are under way, those that come wait for a place and
+so leave together too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from dynamo_ray.core.attempts import Answered, Ask, Attempts
+from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
+from dynamo_ray.core.membership import View, view_from
+from dynamo_ray.core.messages import Code, Refused
+from dynamo_ray.errors import AuthenticationError, ClusterNotFoundError
+from dynamo_ray.wire.errors import Failure, RefusedError, WireError
+from dynamo_ray.wire.keys import Credentials
+from dynamo_ray.wire.options import Options
+from dynamo_ray.wire.peers import Peer
+
+VIEW, VIEWED = 30, 31
+REFRESH_S = 5.0
+GRACE_S = 0.25
+
+OnReply = Callable[[int, list[Any]], None]
+OnFailure = Callable[[Failure], None]
+
+
+class Channel(Protocol):
+    """A way to a coordinator: a wire connection, a Ray actor, or one in this very process."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    def call(
+        self,
+        kind: int,
+        fields: Sequence[Any],
+        on_reply: OnReply,
+        on_failure: OnFailure,
+        timeout_s: float | None = None,
+    ) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Session:
+    """Finds the coordinators and asks them. Belongs to the loop in which `open` ran."""
+
+    def __init__(
+        self,
+        seeds: Sequence[tuple[str, int]],
+        credentials: Credentials | None,
+        channels: dict[str, Channel] | None = None,
+        options: Options | None = None,
+    ) -> None:
+        self.view = View()
+        self.charter: dict[str, Any] = {}
+        self._seeds = list(seeds)
+        self._credentials = credentials
+        self._options = options or Options(interval_s=1.0)
+        self._channels: dict[str, Channel] = dict(channels or {})
+        self._fixed = bool(channels)
+        self._seed_peers: list[Peer] = []
+        self._next = random.randrange(1 << 16)
+        self._pending = 0
+        self._idle = asyncio.Event()
+        self._refreshing: asyncio.Task[None] | None = None
+
+    async def open(self, timeout_s: float) -> None:
+        """Reach any member and learn the view.
+
+        Raises ClusterNotFoundError if none answers, AuthenticationError if the token is wrong.
+        """
+        if self._fixed:
+            return
+        assert self._credentials is not None
+        self._seed_peers = [self._peer(address) for address in self._seeds]
+        for peer in self._seed_peers:
+            peer.start()
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while not await self._refresh():
+            for peer in self._seed_peers:
+                if isinstance(peer.problem, RefusedError):
+                    self.close()
+                    raise AuthenticationError(_refusal(peer.problem, peer.address))
+            if asyncio.get_running_loop().time() > deadline:
+                problems = "; ".join(str(p.problem) for p in self._seed_peers if p.problem)
+                self.close()
+                where = ", ".join(f"{host}:{port}" for host, port in self._seeds)
+                raise ClusterNotFoundError(
+                    f"no cluster answers at {where} ({problems or 'no answer'}); "
+                    "check the address, and that the cluster runs"
+                )
+            await asyncio.sleep(0.02)
+        await self._first_coordinator(deadline)
+        self._refreshing = asyncio.get_running_loop().create_task(self._keep_fresh())
+
+    def close(self) -> None:
+        """Hang up; requests in flight end as unknown."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+        for peer in self._seed_peers:
+            peer.close()
+        for channel in self._channels.values():
+            channel.close()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait, at most so long, until nothing is in flight."""
+        if self._pending:
+            self._idle.clear()
+            try:
+                await asyncio.wait_for(self._idle.wait(), timeout_s)
+            except TimeoutError:
+                pass
+
+    def ask(self, message: Any, timeout_s: float, on_answer: Callable[[Any], None]) -> None:
+        """Send a client's request; `on_answer` gets the reply, or a Refused, exactly once."""
+        _Asking(self, message, timeout_s, on_answer)
+
+    async def request(self, kind: int, fields: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Ask any member something small (status, where). Raises ClusterNotFoundError."""
+        loop = asyncio.get_running_loop()
+        for channel in self._ordered():
+            ended: asyncio.Future[list[Any] | None] = loop.create_future()
+            channel.call(kind, fields, *_into(ended), timeout_s)
+            answer = await ended
+            if answer is not None:
+                return answer
+        raise ClusterNotFoundError("no coordinator answers; is the cluster running?")
+
+    def _ordered(self) -> list[Channel]:
+        """The coordinators to try, connected ones first, beginning with another one each time."""
+        channels = list(self._channels.values())
+        self._next += 1
+        turn = self._next % max(1, len(channels))
+        rotated = channels[turn:] + channels[:turn]
+        return sorted(rotated, key=lambda channel: not channel.connected)
+
+    async def _first_coordinator(self, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        while not any(channel.connected for channel in self._channels.values()):
+            if loop.time() > deadline:
+                self.close()
+                raise ClusterNotFoundError(
+                    "the cluster's members answer, but no coordinator can be reached"
+                )
+            await asyncio.sleep(0.005)
+            if not self._channels:
+                await self._refresh()
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self._refresh()
+
+    async def _refresh(self) -> bool:
+        """Ask members for the view until one answers."""
+        loop = asyncio.get_running_loop()
+        peers = [c for c in self._channels.values() if isinstance(c, Peer)] + self._seed_peers
+        for peer in peers:
+            if not peer.connected and not await peer.wait_connected(0.02):
+                continue
+            ended: asyncio.Future[list[Any] | None] = loop.create_future()
+            peer.call(VIEW, ((),), *_into(ended), 1.0)
+            answer = await ended
+            if answer is not None:
+                self._learn(answer)
+                return True
+        return False
+
+    def _learn(self, fields: list[Any]) -> None:
+        try:
+            self.view = self.view.with_facts(view_from(fields[0]).facts.values())
+            self.charter = dict(json.loads(fields[1]))
+        except (ValueError, TypeError, IndexError):
+            return
+        for fact in self.view.coordinators():
+            channel = self._channels.get(fact.name)
+            if channel is None:
+                peer = self._peer((fact.host, fact.port))
+                self._channels[fact.name] = peer
+                peer.start()
+            elif isinstance(channel, Peer):
+                channel.set_address((fact.host, fact.port))
+
+    def _peer(self, address: tuple[str, int]) -> Peer:
+        assert self._credentials is not None
+        return Peer(address, self._credentials, rng=random.Random(), options=self._options)
+
+    def _begun(self) -> None:
+        self._pending += 1
+
+    def _ended(self) -> None:
+        self._pending -= 1
+        if not self._pending:
+            self._idle.set()
+
+
+class _Asking:
+    """The shell of one Attempts machine."""
+
+    __slots__ = ("_machine", "_on_answer", "_session", "_timeout_s", "_timer")
+
+    def __init__(
+        self,
+        session: Session,
+        message: Any,
+        timeout_s: float,
+        on_answer: Callable[[Any], None],
+    ) -> None:
+        self._session = session
+        self._on_answer = on_answer
+        self._timeout_s = timeout_s
+        self._machine = Attempts(message, session._ordered())
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(timeout_s + GRACE_S, self._late)
+        session._begun()
+        self._perform(self._machine.start())
+
+    def _perform(self, effects: list[Ask | Answered]) -> None:
+        for effect in effects:
+            if isinstance(effect, Answered):
+                self._timer.cancel()
+                self._session._ended()
+                self._on_answer(effect.reply)
+            elif effect.wait_s:
+                asyncio.get_running_loop().call_later(effect.wait_s, self._send, effect)
+            else:
+                self._send(effect)
+
+    def _send(self, effect: Ask) -> None:
+        effect.coordinator.call(
+            effect.message.KIND,
+            to_fields(effect.message),
+            self._on_reply,
+            self._on_failure,
+            self._timeout_s + 2 * GRACE_S,
+        )
+
+    def _on_reply(self, kind: int, fields: list[Any]) -> None:
+        try:
+            message = from_fields(kind, fields)
+        except BadMessageError as error:
+            message = Refused(Code.UNKNOWN, f"the answer could not be read: {error}")
+        self._perform(self._machine.on_reply(message))
+
+    def _on_failure(self, failure: Failure) -> None:
+        self._perform(self._machine.on_failure(failure.maybe_received))
+
+    def _late(self) -> None:
+        self._perform(self._machine.on_deadline())
+
+
+def _into(ended: asyncio.Future[list[Any] | None]) -> tuple[OnReply, OnFailure]:
+    def on_reply(kind: int, fields: list[Any]) -> None:
+        if not ended.done():
+            ended.set_result(None if kind == Refused.KIND else fields)
+
+    def on_failure(failure: Failure) -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    return on_reply, on_failure
+
+
+def _refusal(problem: WireError, address: tuple[str, int]) -> str:
+    return f"{address[0]}:{address[1]} refused the connection: {problem}"

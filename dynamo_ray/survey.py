@@ -1,0 +1,179 @@
+"""Asking every member of a cluster how it is, over the wire and without Ray.
+
+A survey reads the view from any member and then asks each member itself, so that it shows what each
+one believes; who does not answer is shown as down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dynamo_ray.client import AsyncClient
+from dynamo_ray.core.membership import Fact
+from dynamo_ray.core.ring import Ring
+from dynamo_ray.core.charter import charter_from
+from dynamo_ray.session import Session
+from dynamo_ray.wire.errors import CallError, WireError
+from dynamo_ray.wire.greeting import connect
+from dynamo_ray.wire.keys import Credentials
+from dynamo_ray.wire.options import Options
+
+STATUS, STATUSED, SCAN, SCANNED = 32, 33, 36, 37
+PAGE_KEYS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One storage node as it describes itself; `state` is up, starting, down or suspected by K."""
+
+    name: str
+    state: str
+    zone: str = ""
+    address: str = ""
+    pid: int = 0
+    incarnation: str = ""
+    keys: int = 0
+    bytes: int = 0
+    hints: dict[str, int] = field(default_factory=dict)
+    log_bytes: int = 0
+    longest_hold_ms: float = 0.0
+    recovery: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A cluster as its members describe it."""
+
+    name: str
+    cluster_id: str
+    n: int
+    r: int
+    w: int
+    partitions: int
+    durability: str
+    nodes: list[NodeStatus]
+    coordinators: list[dict[str, Any]]
+
+    @property
+    def healthy(self) -> bool:
+        """True if every node is up and no hint is waiting."""
+        return all(node.state == "up" and not node.hints for node in self.nodes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The status as plain values, for JSON."""
+        return {"schema": "dynamo_ray.status/1", "healthy": self.healthy, **asdict(self)}
+
+
+async def status(session: Session, credentials: Credentials) -> Status:
+    """Ask every member; bounded by about a second."""
+    charter = charter_from(session.charter)
+    facts = list(session.view.facts.values())
+    answers = await asyncio.gather(*(_ask(fact, credentials) for fact in facts))
+    known = {fact.name: answer for fact, answer in zip(facts, answers, strict=True)}
+    watchers = [answer for answer in answers if answer]
+    nodes = [
+        _node_status(member.name, member.zone, known.get(member.name), watchers)
+        for member in charter.members
+    ]
+    coordinators = [
+        {"name": f.name, "address": f"{f.host}:{f.port}", **(known.get(f.name) or {})}
+        for f in session.view.coordinators()
+    ]
+    for one in coordinators:
+        one["state"] = "up" if known.get(one["name"]) else "down"
+    settings = charter.settings
+    return Status(
+        charter.name,
+        charter.cluster_id.hex(),
+        settings.n,
+        settings.r,
+        settings.w,
+        settings.partitions,
+        settings.durability,
+        nodes,
+        coordinators,
+    )
+
+
+def _node_status(
+    name: str, zone: str, own: dict[str, Any] | None, watchers: Sequence[dict[str, Any]]
+) -> NodeStatus:
+    suspecting = sum(name in one.get("suspected", {}) for one in watchers)
+    if own is None:
+        return NodeStatus(name, "down", zone)
+    state = own.get("state", "up")
+    if state == "up" and suspecting:
+        state = f"suspected by {suspecting}"
+    fields = NodeStatus.__dataclass_fields__.keys() - {"name", "state", "zone"}
+    return NodeStatus(name, state, zone, **{k: own[k] for k in fields if k in own})
+
+
+async def _ask(fact: Fact, credentials: Credentials) -> dict[str, Any] | None:
+    try:
+        connection = await connect(
+            fact.host, fact.port, credentials, options=Options(connect_s=0.5)
+        )
+    except WireError:
+        return None
+    try:
+        kind, fields = await connection.request(STATUS, (), 0.5)
+        return dict(json.loads(fields[0])) if kind == STATUSED else None
+    except CallError:
+        return None
+    finally:
+        connection.close()
+
+
+async def scan(client: AsyncClient, credentials: Credentials) -> AsyncIterator[list[bytes]]:
+    """Pages of the cluster's keys, partition by partition, each key once.
+
+    Every owner of a partition that answers is asked, so a key that only one owner knows is found.
+    """
+    session = client.session
+    ring = charter_from(session.charter).ring()
+    connections = await _connect_all(session, credentials)
+    try:
+        for partition in range(ring.partitions):
+            keys = await _keys_of(partition, ring, connections)
+            for at in range(0, len(keys), PAGE_KEYS):
+                yield keys[at : at + PAGE_KEYS]
+    finally:
+        for connection in connections.values():
+            connection.close()
+
+
+async def _connect_all(session: Session, credentials: Credentials) -> dict[bytes, Any]:
+    connections: dict[bytes, Any] = {}
+    for node, fact in session.view.nodes().items():
+        try:
+            connections[node] = await connect(fact.host, fact.port, credentials)
+        except WireError:
+            continue
+    return connections
+
+
+async def _keys_of(partition: int, ring: Ring, connections: dict[bytes, Any]) -> list[bytes]:
+    keys: set[bytes] = set()
+    answered = 0
+    for owner in ring.owners(partition):
+        connection, after = connections.get(owner), b""
+        while connection is not None:
+            try:
+                _, fields = await connection.request(SCAN, (partition, after), 5.0)
+            except CallError:
+                break
+            page = fields[0]
+            keys.update(page)
+            if len(page) < fields[1]:
+                answered += 1
+                break
+            after = page[-1]
+    if not answered:
+        from dynamo_ray.errors import UnavailableError
+
+        raise UnavailableError(1, 0, f"no owner of partition {partition} can be reached")
+    return sorted(keys)

@@ -1,0 +1,200 @@
+"""Whole clusters of servers in one process over loopback: real sockets, real logs, no Ray.
+
+A node is killed by cutting its connections and closing its listener without a word, which is what
+the others see of a SIGKILL; its log keeps what was written, as the page cache would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from dynamo_ray.client import AsyncClient
+from dynamo_ray.core.charter import Charter
+from dynamo_ray.core.membership import View
+from dynamo_ray.core.ring import Member
+from dynamo_ray.core.settings import Settings
+from dynamo_ray.server.coordinator import CoordinatorServer, open_coordinator
+from dynamo_ray.server.node import NodeServer, open_node
+from dynamo_ray.session import Session
+from dynamo_ray.wire.keys import client_credentials, client_token
+
+HOST = "127.0.0.1"
+
+
+class Loopback:
+    """A cluster of servers in the running loop."""
+
+    def __init__(
+        self,
+        folder: Path,
+        nodes: int = 5,
+        coordinators: int = 2,
+        settings: Settings | None = None,
+        zones: tuple[str, ...] = (),
+    ) -> None:
+        self.folder = folder
+        self.secrets = [os.urandom(32)]
+        members = tuple(
+            Member(os.urandom(8), f"n{i + 1}", zones[i % len(zones)] if zones else "")
+            for i in range(nodes)
+        )
+        self.charter = Charter(os.urandom(16), "loopback", settings or Settings(), members)
+        self.nodes: dict[str, NodeServer] = {}
+        self.coordinators: dict[str, CoordinatorServer] = {}
+        self._pool = [f"c{i + 1}" for i in range(coordinators)]
+        self._clients: list[AsyncClient] = []
+
+    @property
+    def token(self) -> str:
+        return client_token(self.secrets[0])
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        facts = [server.fact for server in self.coordinators.values()]
+        return [(fact.host, fact.port) for fact in facts if fact is not None]
+
+    def view(self) -> View:
+        servers = [*self.nodes.values(), *self.coordinators.values()]
+        return View().with_facts(server.fact for server in servers if server.fact is not None)
+
+    async def __aenter__(self) -> Loopback:
+        for member in self.charter.members:
+            await self.start_node(member.name)
+        for server in self.nodes.values():
+            server.learn(self.view())
+        for name in self._pool:
+            await self.start_coordinator(name)
+        await self.settled()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for client in self._clients:
+            await client.close(0.1)
+        servers: list[Any] = [*self.coordinators.values(), *self.nodes.values()]
+        await asyncio.gather(*(server.close() for server in servers))
+
+    async def settled(self, timeout_s: float = 5.0) -> None:
+        """Until every running server is connected to every running node and suspects nobody."""
+        await until(self._is_settled, timeout_s)
+
+    def _is_settled(self) -> bool:
+        alive = {server.me for server in self.nodes.values()}
+        servers: list[Any] = [*self.coordinators.values(), *self.nodes.values()]
+        return all(
+            server.peers[node].connected and node not in server.detector.suspected
+            for server in servers
+            for node in alive
+            if node != server.me
+        )
+
+    async def start_node(self, name: str) -> NodeServer:
+        member = self.charter.member(name)
+        folder = str(self.folder / name)
+        server = await open_node(
+            self.charter, self.secrets, member, folder, HOST, self.view()
+        )
+        self.nodes[name] = server
+        return server
+
+    async def start_coordinator(self, name: str) -> CoordinatorServer:
+        server = await open_coordinator(self.charter, self.secrets, name, HOST, self.view())
+        self.coordinators[name] = server
+        return server
+
+    async def kill_node(self, name: str) -> None:
+        """As SIGKILL: nothing is synced or said; what was written stays."""
+        server = self.nodes.pop(name)
+        await _cut(server)
+        server.vault.abandon()
+
+    async def kill_coordinator(self, name: str) -> None:
+        await _cut(self.coordinators.pop(name))
+
+    async def connect(self, **options: Any) -> AsyncClient:
+        session = Session(self.addresses, client_credentials(self.token))
+        await session.open(5.0)
+        client = AsyncClient(session).with_options(**options)
+        self._clients.append(client)
+        return client
+
+    def states_of(self, key: bytes) -> dict[str, bytes | None]:
+        """What each running node holds of a key."""
+        from dynamo_ray.core.ring import partition_of
+
+        partition = partition_of(key, self.charter.settings.partitions)
+        return {
+            name: server.node.replica.maps[partition].get(key)
+            for name, server in self.nodes.items()
+        }
+
+    def owners_of(self, key: bytes) -> list[str]:
+        from dynamo_ray.core.ring import partition_of
+
+        ring = self.charter.ring()
+        names = {member.node: member.name for member in self.charter.members}
+        partition = partition_of(key, self.charter.settings.partitions)
+        return [names[node] for node in ring.owners(partition)]
+
+
+async def _cut(server: Any) -> None:
+    server._closing = True
+    for task in tuple(server._tasks):
+        task.cancel()
+    for peer in server.peers.values():
+        peer.close()
+    for connection in tuple(server.listener.connections):
+        connection.abort()
+    await server.listener.close()
+
+
+async def until(condition: Any, timeout_s: float = 5.0) -> None:
+    """Wait, bounded, until the condition holds."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while not condition():
+        if asyncio.get_running_loop().time() > deadline:
+            raise TimeoutError(f"not within {timeout_s:g} s: {condition}")
+        await asyncio.sleep(0.01)
+
+
+def run(work: Coroutine[Any, Any, Any], timeout_s: float = 50.0) -> Any:
+    """Run a test's coroutine on uvloop, bounded."""
+
+    async def bounded() -> Any:
+        return await asyncio.wait_for(work, timeout_s)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(bounded())
+
+
+class Threaded:
+    """A loopback cluster in a thread of its own, for tests of synchronous code."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        self.cluster = Loopback(folder, **options)
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+
+    def __enter__(self) -> Threaded:
+        self.run(self.cluster.__aenter__())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run(self.cluster.__aexit__())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(5)
+        self.loop.close()
+
+    @property
+    def address(self) -> list[str]:
+        return [f"{host}:{port}" for host, port in self.cluster.addresses]
