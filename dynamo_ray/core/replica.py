@@ -239,12 +239,12 @@ class Replica:
 
     def _record(self, changes: list[Change], delivered_to: bytes = b"") -> Persist:
         maps, of = self.maps, self.hints.of
-        keys = [key for _, key, *_ in changes]
+        keys = [key for _, key, _, _ in changes]
         return Persist(
             self.queue.add(changes, delivered_to),
-            [partition for partition, *_ in changes],
+            [partition for partition, _, _, _ in changes],
             keys,
-            [maps[partition].get(key) for partition, key, *_ in changes],
+            [maps[partition].get(key) for partition, key, _, _ in changes],
             [of(key) for key in keys] if len(self.hints) else (),
         )
 
