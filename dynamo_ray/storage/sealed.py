@@ -1,0 +1,56 @@
+"""Small JSON files under a checksum: IDENTITY and a snapshot's MANIFEST.
+
+A sealed file is exactly the bytes that `seal` gives for its content: people can read it, and no
+accident changes it unnoticed. It is replaced as a whole: written aside, synced, renamed, and the
+directory synced; whoever reads it finds the old or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import blake2b
+from typing import Any
+
+from dynamo_ray.storage.disk import Disk
+from dynamo_ray.storage.errors import DamagedFileError
+
+ASIDE = ".new"
+BYTES_MAX = 16 << 20
+
+
+def seal(content: dict[str, Any]) -> bytes:
+    """The file of `content`: plain JSON with a checksum of the rest."""
+    digest = blake2b(_text(content).encode(), digest_size=16).hexdigest()
+    return _text({**content, "checksum": digest}).encode()
+
+
+def unseal(sealed: bytes) -> dict[str, Any]:
+    """What was sealed. Raises DamagedFileError for anything else."""
+    try:
+        content = json.loads(sealed)
+        content.pop("checksum")
+        is_whole = seal(content) == sealed
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise DamagedFileError(f"not a sealed file ({error})") from error
+    if not is_whole:
+        raise DamagedFileError("the checksum does not fit")
+    return dict(content)
+
+
+def write_sealed(disk: Disk, path: str, content: dict[str, Any]) -> None:
+    """Durable when it returns. WriteFailedError, SyncFailedError."""
+    disk.write(path + ASIDE, [seal(content)])
+    disk.sync(path + ASIDE)
+    disk.rename(path + ASIDE, path)
+    disk.sync_dir(path.rpartition("/")[0])
+
+
+def read_sealed(disk: Disk, path: str) -> dict[str, Any]:
+    """What `write_sealed` wrote. DamagedFileError, MissingFileError, ReadFailedError."""
+    if disk.size(path) > BYTES_MAX:
+        raise DamagedFileError(f"{path} is too long")
+    return unseal(disk.read(path))
+
+
+def _text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"

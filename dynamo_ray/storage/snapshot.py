@@ -1,0 +1,330 @@
+"""Snapshots: one Arrow IPC file per partition, under a manifest that is written last.
+
+    snap-<16 hex>/p00012.arrow   any Arrow reader opens it; the columns are the codec's
+    snap-<16 hex>/MANIFEST       sealed: each file's length, checksum and record count; the position
+                                 after which the log must be replayed on top; whose it is
+
+A generation without its manifest is an unfinished one and is never read. Arrow itself has no
+checksum, so no file is parsed before its checksum fits; and then nothing is accepted but our
+schema, uncompressed. A damaged file costs its partition only.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from hashlib import blake2b
+from itertools import islice
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from dynamo_ray.storage.codec import BINARY, SCHEMA, Columns, Record, columns_of
+from dynamo_ray.storage.disk import Disk
+from dynamo_ray.storage.errors import (
+    DamagedFileError,
+    MalformedBatchError,
+    SnapshotFailedError,
+    StorageError,
+    SyncFailedError,
+    WriteFailedError,
+)
+from dynamo_ray.storage.frames import Owner
+from dynamo_ray.storage.sealed import read_sealed, write_sealed
+
+FORMAT = 1
+MANIFEST = "MANIFEST"
+DIRECTORY = re.compile(r"snap-([0-9a-f]{16})")
+FILE = re.compile(r"p([0-9]{5})\.arrow")
+BATCH_ROWS = 4096
+BATCH_BYTES = 8 << 20
+ARROW_MAGIC = b"ARROW1\0\0"
+UINT32 = pa.uint32()
+
+
+class Generation(NamedTuple):
+    """A finished snapshot. It holds everything up to `position`; `segment` was the log's."""
+
+    number: int
+    position: int
+    segment: int
+    files: dict[int, FileSeal]
+
+
+class FileSeal(NamedTuple):
+    """What a manifest says of one file."""
+
+    size: int
+    checksum: str
+    records: int
+
+
+def directory(number: int) -> str:
+    return f"snap-{number:016x}"
+
+
+def file_path(number: int, partition: int) -> str:
+    return f"{directory(number)}/p{partition:05d}.arrow"
+
+
+def generations_on(disk: Disk) -> list[int]:
+    """The generations that are there, finished or not, oldest first."""
+    found = map(DIRECTORY.fullmatch, disk.names(""))
+    return sorted(int(match[1], 16) for match in found if match)
+
+
+class NewSnapshot:
+    """A snapshot being taken, in small steps: `write` per partition, then `finish`, or `abandon`.
+
+    It may be written by a thread beside the log's. What `write` gets may be newer than `position`,
+    as replay will end with the newest anyway; but it must have been appended to the log before
+    `finish`, and if an append fails meanwhile the snapshot is void: it may show what was undone.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        owner: Owner,
+        partitions: int,
+        *,
+        number: int,
+        position: int,
+        segment: int,
+    ) -> None:
+        self.number = number
+        self.position = position
+        self.is_void = False
+        self.is_finished = False
+        self._disk = disk
+        self._owner = owner
+        self._partitions = partitions
+        self._segment = segment
+        self._files: dict[int, FileSeal] = {}
+
+    def begin(self) -> None:
+        """Make the directory. SnapshotFailedError."""
+        with _failing(self._disk, self.number):
+            self._disk.make_dir(directory(self.number))
+            self._disk.sync_dir("")
+
+    def write(self, partition: int, records: Iterable[Record]) -> None:
+        """One partition's file, durable when this returns. SnapshotFailedError."""
+        assert 0 <= partition < self._partitions and partition not in self._files
+        path = file_path(self.number, partition)
+        content = _ArrowFile(records)
+        with _failing(self._disk, self.number):
+            self._disk.write(path, content.parts())
+            if content.records:
+                self._disk.sync(path)
+                self._files[partition] = content.seal()
+            else:
+                self._disk.remove(path)
+
+    def finish(self) -> None:
+        """Make the snapshot count, and remove all others. SnapshotFailedError."""
+        if self.is_void:
+            raise SnapshotFailedError(
+                f"{self._disk.name}/{directory(self.number)} was given up, because an append failed"
+                " while it was taken; take another one"
+            )
+        with _failing(self._disk, self.number):
+            self._disk.sync_dir(directory(self.number))
+            write_sealed(self._disk, f"{directory(self.number)}/{MANIFEST}", self._manifest())
+        self.is_finished = True
+        for number in generations_on(self._disk):
+            if number != self.number:
+                remove(self._disk, number)
+
+    def abandon(self) -> None:
+        """Remove what was written."""
+        self.is_void = True
+        remove(self._disk, self.number)
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "cluster_id": self._owner.cluster_id.hex(),
+            "node_id": self._owner.node_id.hex(),
+            "generation": self.number,
+            "position": self.position,
+            "segment": self._segment,
+            "partitions": self._partitions,
+            "files": {f"p{p:05d}.arrow": list(seal) for p, seal in sorted(self._files.items())},
+        }
+
+
+def remove(disk: Disk, number: int) -> None:
+    """Remove a generation, the manifest first: what is left of it is then an unfinished one.
+
+    A failure is no loss, only room: the next snapshot tries again.
+    """
+    with suppress(StorageError):
+        disk.remove(f"{directory(number)}/{MANIFEST}")
+        disk.sync_dir(directory(number))
+        for name in disk.names(directory(number)):
+            disk.remove(f"{directory(number)}/{name}")
+        disk.remove(directory(number))
+
+
+def read_manifest(disk: Disk, owner: Owner, partitions: int, number: int) -> Generation:
+    """What a generation holds. Raises StorageError if that cannot be trusted."""
+    content = read_sealed(disk, f"{directory(number)}/{MANIFEST}")
+    try:
+        said = content["format"], content["cluster_id"], content["node_id"], content["partitions"]
+        if said != (FORMAT, owner.cluster_id.hex(), owner.node_id.hex(), partitions):
+            raise DamagedFileError("of another cluster, node, format or number of partitions")
+        files = {_partition(name): FileSeal(*seal) for name, seal in content["files"].items()}
+        if content["generation"] != number or any(p >= partitions for p in files):
+            raise DamagedFileError("of another generation, or with partitions that there are not")
+        return Generation(number, int(content["position"]), int(content["segment"]), files)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedFileError(f"a manifest with other fields ({error})") from error
+
+
+def read_partition(disk: Disk, generation: Generation, partition: int) -> Columns:
+    """The records of one partition. Raises StorageError if the file is not what was written."""
+    size, checksum, records = generation.files[partition]
+    path = file_path(generation.number, partition)
+    if disk.size(path) != size:
+        raise DamagedFileError(f"{path} has another length than its manifest says")
+    content = disk.read(path)
+    if _checksum(content).hexdigest() != checksum:
+        raise DamagedFileError(f"the checksum of {path} does not fit")
+    columns = read_arrow(content)
+    if len(columns.keys) != records or set(columns.partitions) != {partition}:
+        raise DamagedFileError(f"{path} holds other records than its manifest says")
+    return columns
+
+
+def read_arrow(content: bytes) -> Columns:
+    """All records of an Arrow file of our schema, uncompressed. Raises MalformedBatchError."""
+    columns = Columns([], [], [], [])
+    try:
+        if not content.startswith(ARROW_MAGIC):
+            raise MalformedBatchError("not an Arrow file")
+        # Behind its magic an Arrow file is a stream; its footer is only for readers that jump.
+        messages = pa.ipc.MessageReader.open_stream(pa.py_buffer(content).slice(len(ARROW_MAGIC)))
+        schema = pa.ipc.read_schema(messages.read_next_message())
+        if not schema.equals(SCHEMA, check_metadata=True):
+            raise MalformedBatchError("another schema")
+        for message in messages:
+            if message.type != "record batch" or _is_compressed(message.metadata):
+                raise MalformedBatchError("a compressed batch, or a message that is no batch")
+            batch = pa.ipc.read_record_batch(message, SCHEMA)
+            batch.validate(full=True)
+            for column, arrived in zip(columns, batch.columns, strict=True):
+                column += arrived.to_pylist()
+    except (pa.ArrowException, OSError, StopIteration, struct.error) as error:
+        raise MalformedBatchError(f"not an Arrow file of ours: {error}") from error
+    if None in columns.partitions or None in columns.keys:
+        raise MalformedBatchError("a null where none may be")
+    return columns._replace(hints=[one or b"" for one in columns.hints])
+
+
+class _ArrowFile:
+    """An Arrow file made part by part, so that a large partition is never in memory twice."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.records = 0
+        self.size = 0
+        self.closed = False
+        self._source = iter(records)
+        self._parts: list[bytes] = []
+        self._hash = _checksum(b"")
+
+    def write(self, part: bytes | pa.Buffer) -> None:
+        """Called by pyarrow, which takes this for a Python file."""
+        self._parts.append(bytes(part))
+
+    def flush(self) -> None:
+        """Called by pyarrow; there is nothing to do."""
+
+    def parts(self) -> Iterator[bytes]:
+        with pa.ipc.new_file(self, SCHEMA) as writer:
+            while records := _some(self._source):
+                self.records += len(records)
+                writer.write_batch(_batch(records))
+                yield self._taken()
+        yield self._taken()
+
+    def seal(self) -> FileSeal:
+        return FileSeal(self.size, self._hash.hexdigest(), self.records)
+
+    def _taken(self) -> bytes:
+        part = b"".join(self._parts)
+        self._parts.clear()
+        self._hash.update(part)
+        self.size += len(part)
+        return part
+
+
+class _failing:
+    """Turns the disk's errors into the snapshot's. Nothing was given up for it: the store lives."""
+
+    def __init__(self, disk: Disk, number: int) -> None:
+        self._where = f"{disk.name}/{directory(number)}"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, WriteFailedError | SyncFailedError):
+            raise SnapshotFailedError(
+                f"{self._where} was given up ({error}); take another one"
+            ) from error
+
+
+def _some(source: Iterator[Record]) -> list[Record]:
+    """The next records: so many, or so many bytes."""
+    taken: list[Record] = []
+    size = 0
+    for record in islice(source, BATCH_ROWS):
+        taken.append(record)
+        size += len(record.key) + len(record.state or b"")
+        if size >= BATCH_BYTES:
+            break
+    return taken
+
+
+def _batch(records: list[Record]) -> pa.RecordBatch:
+    partitions, keys, states, hints = columns_of(records)
+    columns = [
+        pa.array(partitions, UINT32),
+        pa.array(keys, BINARY),
+        pa.array(states, BINARY),
+        pa.array([one or None for one in hints], BINARY),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _is_compressed(metadata: pa.Buffer) -> bool:
+    """Whether a RecordBatch message has a field `compression`, its fourth.
+
+    Asked before pyarrow would inflate it: 33 KB can be made to grow to a gigabyte.
+    """
+    table = memoryview(metadata)
+    message = struct.unpack_from("<I", table, 0)[0]
+    header_at = message + _field(table, message, 2)
+    header = header_at + int(struct.unpack_from("<I", table, header_at)[0])
+    return _field(table, header, 3) != 0
+
+
+def _field(table: memoryview, at: int, number: int) -> int:
+    """The offset of a flatbuffer table's field from the table; 0 if it is absent."""
+    fields = at - struct.unpack_from("<i", table, at)[0]
+    size: int = struct.unpack_from("<H", table, fields)[0]
+    place = 4 + 2 * number
+    return int(struct.unpack_from("<H", table, fields + place)[0]) if place < size else 0
+
+
+def _partition(name: str) -> int:
+    match = FILE.fullmatch(name)
+    if match is None:
+        raise DamagedFileError(f"a file that no snapshot has: {name!r}")
+    return int(match[1])
+
+
+def _checksum(content: bytes) -> Any:
+    return blake2b(content, digest_size=16)

@@ -1,0 +1,326 @@
+"""One node's directory: identity, log and snapshots, as the one class that a node uses.
+
+    open ─► recover ─► new_incarnation ─► append, sync, ... ─► close
+                            ▲                  │
+                            └── append failed ─┘          sync failed: the end, start again
+
+    begin_snapshot ─► write(partition) ... ─► finish ─► cut_log
+
+The store offers two acts, `append` (with the OS) and `sync` (durable); which of them comes before
+an acknowledgement is the durability level's business, and so its caller's. Nothing here waits,
+reads a clock or draws a random number. Calls come from one thread at a time, but `sync`,
+`new_incarnation`, `proved`, and a snapshot's `write` and `finish` may run beside `append`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any
+
+from dynamo_ray.storage import identity as identities
+from dynamo_ray.storage.codec import Columns, Record, columns_of
+from dynamo_ray.storage.disk import Disk
+from dynamo_ray.storage.errors import (
+    AppendFailedError,
+    DamagedIdentityError,
+    ForeignDirectoryError,
+    MissingFileError,
+    ReadFailedError,
+    StorageError,
+    SyncFailedError,
+)
+from dynamo_ray.storage.frames import SEGMENT_BYTES, Owner, first_position
+from dynamo_ray.storage.identity import Identity
+from dynamo_ray.storage.log import SEGMENT_BYTES_MAX, Log, segment_path, segments_on
+from dynamo_ray.storage.recovery import Recovery, Replaced, Replay
+from dynamo_ray.storage.snapshot import NewSnapshot, generations_on
+
+LOCK = "LOCK"
+WRITTEN, SYNCED = "written", "synced"
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a node says of itself, and of the machine, when it opens its directory.
+
+    `node_id` None: whoever lives there, or `fresh_id` (8 random bytes) in an empty directory.
+    `first_start`: the node has never run, so an empty directory is complete; otherwise its disk was
+    lost, and all that it should hold is doubted.
+    """
+
+    cluster_id: bytes
+    node_id: bytes | None
+    fresh_id: bytes
+    name: str
+    partitions: int
+    durability: str
+    boot_id: str
+    now_ms: int
+    first_start: bool
+
+
+class Store:
+    """See above. All that it raises on purpose is a StorageError."""
+
+    def __init__(
+        self, disk: Disk, opening: Opening, identity: Identity, segment_bytes: int
+    ) -> None:
+        self.identity = identity
+        self.owner = Owner(identity.cluster_id, identity.node_id)
+        self._disk = disk
+        self._opening = opening
+        self._segment_bytes = segment_bytes
+        self._log: Log | None = None
+        self._is_renewed = False
+        self._closed_at = -1
+        self._covered = 0
+        self._taking: NewSnapshot | None = None
+        self._failure: SyncFailedError | None = None
+        self._changing = Lock()
+
+    @classmethod
+    def open(cls, disk: Disk, opening: Opening, *, segment_bytes: int = SEGMENT_BYTES_MAX) -> Store:
+        """Lock the directory and make sure whose it is. Raises a DirectoryRefusedError."""
+        disk.lock(LOCK)
+        try:
+            identity = identities.load(disk)
+            if identity is None:
+                identity = _created(disk, opening)
+            _check(disk, opening, identity)
+        except BaseException:
+            disk.close()
+            raise
+        return cls(disk, opening, identity, segment_bytes)
+
+    @property
+    def position(self) -> int:
+        """The position of the last frame that was appended."""
+        return self._ready.position
+
+    @property
+    def bytes_since_snapshot(self) -> int:
+        """About how much log a start would have to replay; a reason to take a snapshot."""
+        return self._ready.size_since_rotation
+
+    @property
+    def starts_segment(self) -> bool:
+        """Whether the next append starts a segment, and so waits for the disk several times."""
+        return self._ready.starts_segment
+
+    @property
+    def doubted(self) -> frozenset[int]:
+        """The partitions that cannot be proved complete (rule 9)."""
+        return self.identity.doubted
+
+    def recover(self, on_replaced: Replaced | None = None) -> Recovery:
+        """Read everything there is; damage raises nothing. Once, before all that follows here.
+
+        `on_replaced` is told of every state that a replayed record replaces, in their order.
+        """
+        assert self._log is None
+        identity, boot_id = self.identity, self._opening.boot_id
+        is_same_boot = bool(boot_id) and identity.boot_id == boot_id
+        replay = Replay(
+            self._disk,
+            self.owner,
+            identity.partitions,
+            reached=identity.segment,
+            is_same_boot=is_same_boot,
+            on_replaced=on_replaced,
+        )
+        replay.run()
+        found = replay.found
+        doubted = identity.doubted | found.quarantined
+        if found.suspect or not _is_proved(identity, replay.ends_closed, is_same_boot):
+            doubted = frozenset(range(identity.partitions))
+        found.doubted = doubted
+        self.identity = replace(identity, doubted=doubted)
+        self._closed_at = found.position if replay.ends_closed else -1
+        self._covered = replay.covered
+        self._log = Log(
+            self._disk,
+            self.owner,
+            found.position,
+            replay.segment,
+            segments=replay.segments,
+            on_segment=self._on_segment,
+            segment_bytes=self._segment_bytes,
+            size=replay.size,
+        )
+        return found
+
+    def new_incarnation(self, now_ms: int, random8: bytes) -> bytes:
+        """14 bytes that no writer id had before (rule 2), durable before they are returned.
+
+        What was recovered or appended is durable then, too. WriteFailedError, SyncFailedError.
+        """
+        opening = self._opening
+        incarnation = identities.next_incarnation(self.identity.incarnation, now_ms, random8)
+        with self._watching():
+            self._ready.sync()
+            self._change(
+                incarnation=incarnation, boot_id=opening.boot_id, durability=opening.durability
+            )
+        self._is_renewed = True
+        return incarnation
+
+    def append(self, records: Sequence[Record]) -> int:
+        """Write the records with the OS, all of them or none; the position of the last frame.
+
+        AppendFailedError: the caller undoes its map changes and asks for a new incarnation (rule
+        1); later appends may succeed again. RecordTooLargeError. SyncFailedError: see `sync`.
+        """
+        return self.append_columns(columns_of(records)) if records else self.position
+
+    def append_columns(self, columns: Columns) -> int:
+        """`append` of at least one record, column by column."""
+        assert self._is_renewed
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return self._ready.append(columns)
+        except AppendFailedError:
+            if self._taking is not None:
+                self._taking.is_void = True
+            raise
+        except SyncFailedError as error:
+            self._give_up(error)
+            raise
+
+    def sync(self) -> int:
+        """Make what was appended durable; the position up to which it is.
+
+        SyncFailedError ends this store: all is doubted, every later call raises it, start again.
+        """
+        with self._watching():
+            return self._ready.sync()
+
+    def begin_snapshot(self) -> NewSnapshot:
+        """Start a snapshot of all that was appended; one that is under way becomes void.
+
+        SnapshotFailedError, SyncFailedError.
+        """
+        if self._taking is not None:
+            self._taking.is_void = True
+        with self._watching():
+            position = self._ready.rotate()
+        number = max([0, *generations_on(self._disk)]) + 1
+        self._taking = NewSnapshot(
+            self._disk,
+            self.owner,
+            self.identity.partitions,
+            number=number,
+            position=position,
+            segment=self._ready.number,
+        )
+        self._taking.begin()
+        return self._taking
+
+    def cut_log(self, through: int | None = None) -> int:
+        """Remove the segments that the last finished snapshot holds; how many. WriteFailedError.
+
+        `through` keeps frames after that position: put ids are remembered from the log (rule 7).
+        """
+        if self._taking is not None and self._taking.is_finished:
+            self._covered = self._taking.position
+        limit = self._covered if through is None else min(through, self._covered)
+        return self._ready.cut(limit)
+
+    def proved(self, partitions: Iterable[int]) -> None:
+        """Compared with enough other owners: these are complete again, durably (rule 9)."""
+        with self._watching():
+            self._change(doubted=self.identity.doubted - frozenset(partitions))
+
+    def close(self) -> None:
+        """Leave a log that is provably complete, and the directory to others. Idempotent."""
+        log, self._log = self._log, None
+        try:
+            if log is not None and self._is_renewed and self._failure is None:
+                if log.position != self._closed_at:
+                    with self._watching(), suppress(AppendFailedError):
+                        log.mark_closed()
+                        log.sync()
+        finally:
+            self._disk.close()
+
+    @property
+    def _ready(self) -> Log:
+        assert self._log is not None
+        return self._log
+
+    def _on_segment(self, number: int) -> None:
+        self._change(segment=number)
+
+    def _change(self, **fields: Any) -> None:
+        # A log that starts a segment in one thread must not undo an incarnation made in another.
+        with self._changing:
+            changed = replace(self.identity, **fields)
+            identities.save(self._disk, changed)
+            self.identity = changed
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            yield
+        except SyncFailedError as error:
+            self._give_up(error)
+            raise
+
+    def _give_up(self, error: SyncFailedError) -> None:
+        """Bytes that were with the OS may be gone, so the next start must doubt them (rule 9)."""
+        self._failure = error
+        with suppress(StorageError):
+            self._change(doubted=frozenset(range(self.identity.partitions)))
+
+
+def _created(disk: Disk, opening: Opening) -> Identity:
+    if segments_on(disk) or generations_on(disk):
+        raise DamagedIdentityError(
+            f"{disk.name} holds a log or snapshots but no {identities.PATH};"
+            " move the directory aside and replace the node"
+        )
+    identity = Identity(
+        cluster_id=opening.cluster_id,
+        node_id=opening.node_id or opening.fresh_id,
+        name=opening.name,
+        partitions=opening.partitions,
+        created_ms=opening.now_ms,
+        doubted=frozenset() if opening.first_start else frozenset(range(opening.partitions)),
+    )
+    identities.save(disk, identity)
+    return identity
+
+
+def _check(disk: Disk, opening: Opening, identity: Identity) -> None:
+    """Raises a DirectoryRefusedError unless the directory is this node's, and readable."""
+    if identity.cluster_id != opening.cluster_id:
+        raise ForeignDirectoryError(
+            f"{disk.name} belongs to cluster {identity.cluster_id.hex()}, not to"
+            f" {opening.cluster_id.hex()}; give the node a directory of its own"
+        )
+    if opening.node_id not in (None, identity.node_id):
+        raise ForeignDirectoryError(
+            f"{disk.name} belongs to node {identity.name!r} ({identity.node_id.hex()}), not to"
+            f" {opening.name!r}; give each node a directory of its own"
+        )
+    if identity.partitions != opening.partitions:
+        raise ForeignDirectoryError(
+            f"{disk.name} was made for {identity.partitions} partitions, not for"
+            f" {opening.partitions}; start the node with the cluster's own settings"
+        )
+    owner = Owner(identity.cluster_id, identity.node_id)
+    for number in segments_on(disk):
+        with suppress(MissingFileError, ReadFailedError):
+            first_position(disk.read(segment_path(number), 0, SEGMENT_BYTES), owner, number)
+
+
+def _is_proved(identity: Identity, ends_closed: bool, is_same_boot: bool) -> bool:
+    """Whether nothing that was acknowledged can be missing at the log's end."""
+    if ends_closed or not identity.segment or identity.durability == SYNCED:
+        return True
+    return identity.durability == WRITTEN and is_same_boot
