@@ -69,6 +69,15 @@ class Hints:
         elif self._of_key.pop(key, None) is not None:
             self._bytes -= self._sizes.pop(key, 0)
 
+    def restore(self, key: bytes, partition: int, owners: bytes, size: int) -> None:
+        """A change was undone: the copy of `key`, of `size` bytes, is kept for `owners` again."""
+        before = owners_in(owners)
+        for owner in owners_in(self.of(key)):
+            if owner not in before:
+                self.remove(owner, key)
+        for owner in before:
+            self.add(owner, key, partition, size)
+
     def next_for(self, owner: bytes, most: int) -> list[tuple[bytes, int]]:
         """The oldest (key, partition) pairs kept for an owner, unless a delivery is under way."""
         if owner in self._in_flight:

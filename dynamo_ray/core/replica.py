@@ -156,7 +156,7 @@ class Replica:
                 self.puts.remember(replaced(sent, None))
                 self.lives.forget(key)
                 del self.maps[partition][key]
-        return [self._record(changes, owner)] if changes else []
+        return [self._record(changes)] if changes else []
 
     def on_not_delivered(self, owner: bytes) -> None:
         """The owner did not answer, or refused: the next tick tries again."""
@@ -181,7 +181,8 @@ class Replica:
             state, after = mint(held, dot, context, body)
         except MalformedStateError:
             return Code.INVALID_CONTEXT, None, None
-        if len(state) > self._limits.sibling_bytes and siblings(state) > 1:
+        most = max(self._limits.sibling_bytes, len(held or b""))
+        if len(state) > most and siblings(state) > 1:
             return Code.TOO_MANY_SIBLINGS, None, None
         self._take(key, partition, held, state, changes)
         self.lives.minted(key, dot, state, context is not None)
@@ -237,11 +238,11 @@ class Replica:
         record = self._record(changes)
         return [record, Reply(to, message, record.position, durable)]
 
-    def _record(self, changes: list[Change], delivered_to: bytes = b"") -> Persist:
+    def _record(self, changes: list[Change]) -> Persist:
         maps, of = self.maps, self.hints.of
         keys = [key for _, key, _, _ in changes]
         return Persist(
-            self.queue.add(changes, delivered_to),
+            self.queue.add(changes),
             [partition for partition, _, _, _ in changes],
             keys,
             [maps[partition].get(key) for partition, key, _, _ in changes],

@@ -9,27 +9,29 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from dynamo_ray.core.hints import Hints
 from dynamo_ray.core.merge import replaced
 from dynamo_ray.core.remembered import RememberedPuts
 
-Change = tuple[int, bytes, bytes | None]
+Change = tuple[int, bytes, bytes | None, bytes]
 
 
 class Unpersisted:
-    """The queue of changes between the map and the log: (partition, key, state before)."""
+    """The queue of changes between map and log: (partition, key, state before, hints before)."""
 
     def __init__(self) -> None:
         self._queue: deque[tuple[int, Sequence[Change]]] = deque()
         self._last = 0
+        self._latest = 0
 
     @property
     def last(self) -> int:
-        """The last position that was handed out."""
-        return self._last
+        """The last position that was handed out and not undone: what the log will be given."""
+        return self._latest
 
     def add(self, changes: Sequence[Change]) -> int:
         """Queue changes; their position, one more than the last."""
-        self._last += 1
+        self._last = self._latest = self._last + 1
         self._queue.append((self._last, changes))
         return self._last
 
@@ -39,7 +41,7 @@ class Unpersisted:
             return 0
         wanted = set(keys)
         for position, changes in reversed(self._queue):
-            if not wanted.isdisjoint(key for _, key, _ in changes):
+            if not wanted.isdisjoint(key for _, key, _, _ in changes):
                 return position
         return 0
 
@@ -49,18 +51,21 @@ class Unpersisted:
             self._queue.popleft()
 
     def undo(
-        self, maps: list[dict[bytes, bytes]], puts: RememberedPuts, appended: int = 0
+        self, maps: list[dict[bytes, bytes]], puts: RememberedPuts, hints: Hints, appended: int
     ) -> None:
-        """Take back every queued change after `appended`, the latest first, with its put ids.
+        """Take back every queued change after `appended`, the latest first.
 
         What the log was given before stays, even if no fsync covers it yet: it is there, and will
-        be read again. The ids go too: an operation that was minted, replaced and then undone was
-        never applied, and a retry of it must not be told that it was.
+        be read again. The put ids go too: an operation that was minted, replaced and then undone
+        was never applied, and a retry of it must not be told that it was. Hints are what they were
+        (rule 10): a copy that is held again goes home again, or nobody would ever let go of it.
         """
+        self._latest = min(self._latest, appended)
         while self._queue and self._queue[-1][0] > appended:
             _, changes = self._queue.pop()
-            for partition, key, before in reversed(changes):
+            for partition, key, before, owners in reversed(changes):
                 after = maps[partition].pop(key, None)
                 if before is not None:
                     puts.forget(replaced(before, after))
                     maps[partition][key] = before
+                hints.restore(key, partition, owners, len(before or b""))
