@@ -27,7 +27,7 @@ check: lint
 	@$(run) pytest -m 'not ray and not slow'
 
 lint: setup
-	@$(run) ruff check .
+	@$(run) ruff check --quiet --output-format concise .
 	@$(run) mypy
 
 bench: setup

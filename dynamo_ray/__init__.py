@@ -5,8 +5,8 @@
     client.put("cart:14075", b"...")
     client.get("cart:14075").value
 
-In the manner of Amazon's Dynamo (SOSP 2007): every key on N nodes, no leader, writes always accepted
-while W nodes can be reached, conflicts kept as siblings and never silently dropped.
+In the manner of Amazon's Dynamo (SOSP 2007): every key on N nodes, no leader, writes always
+accepted while W nodes can be reached, conflicts kept as siblings and never silently dropped.
 
 Names are imported when they are first used, so that a program that only reads and writes loads
 neither Ray nor Arrow.

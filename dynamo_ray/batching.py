@@ -1,8 +1,9 @@
 """Single operations that come together leave together (natural batching, DESIGN §4).
 
-Operations submitted in one turn of the loop, with the same options, become one request of many keys.
-While `UNDER_WAY` such requests are without an answer, further operations wait and leave together
-when one comes back. So there is no timer, no delay when idle, and the batches grow with the load.
+Operations submitted in one turn of the loop, with the same options, become one request of many
+keys. While `UNDER_WAY` such requests are without an answer, further operations wait and leave
+together when one comes back. So there is no timer, no delay when idle, and the batches grow with
+the load.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ def value_bytes(value: Any) -> bytes:
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     raise TypeError(
-        f"a value is bytes, not {type(value).__name__}; dynamo_ray.codec(...) turns objects into bytes"
+        f"a value is bytes, not {type(value).__name__}; "
+        "dynamo_ray.codec(...) turns objects into bytes"
     )
 
 
@@ -53,8 +54,8 @@ class AsyncClient:
     """A client of one cluster, for one asyncio loop. Make it with `connect_async`.
 
     Every operation takes `r` or `w` (answers to wait for), `strict` (owners only) and `timeout_s`;
-    `with_options` sets them for a cheap copy. Errors: see dynamo_ray.errors. A single key's error is
-    raised; a many-key call raises BatchError with each failed key's own error.
+    `with_options` sets them for a cheap copy. Errors: see dynamo_ray.errors. A single key's error
+    is raised; a many-key call raises BatchError with each failed key's own error.
     """
 
     def __init__(self, session: Session, resolver: Resolver | None = None) -> None:
@@ -120,10 +121,10 @@ class AsyncClient:
     ) -> Written:
         """Write the key; done when `w` nodes have it as durable as the cluster promises.
 
-        Without a context it replaces what is there; with `Found.context` exactly what was read; with
-        CONCURRENT nothing. `ttl_s`: seconds until it expires. Raises UnavailableError (nothing was
-        applied), OperationTimeoutError (`maybe_applied`), InvalidContextError, ValueTooLargeError,
-        KeyTooLargeError, TooManySiblingsError, OverloadedError.
+        Without a context it replaces what is there; with `Found.context` exactly what was read;
+        with CONCURRENT nothing. `ttl_s`: seconds until it expires. Raises UnavailableError (nothing
+        was applied), OperationTimeoutError (`maybe_applied`), InvalidContextError,
+        ValueTooLargeError, KeyTooLargeError, TooManySiblingsError, OverloadedError.
         """
         row = self._row(key, value_bytes(value), context, ttl_s)
         return await self._write(row, w, strict, timeout_s)
@@ -186,7 +187,8 @@ class AsyncClient:
             if isinstance(result, DynamoError):
                 failures[key] = result
             else:
-                found[key] = Found(*result, resolver)
+                state, seal, degraded = result
+                found[key] = Found(state, seal, degraded, resolver)
         if failures:
             raise BatchError(failures, found)
         return found
@@ -201,7 +203,7 @@ class AsyncClient:
         strict: bool | None = None,
         timeout_s: float | None = None,
     ) -> dict[Key, Written]:
-        """Write many keys, each with its own outcome. Raises BatchError where part of them failed."""
+        """Write many keys, each with its own outcome. Raises BatchError where part failed."""
         known = contexts or {}
         rows = {k: self._row(k, value_bytes(v), known.get(k), ttl_s) for k, v in items.items()}
         return await self._write_many(rows, w, strict, timeout_s)
@@ -257,7 +259,9 @@ class AsyncClient:
             raise ValueError(f"timeout_s must be above 0 and below 3600, not {limit}")
         return Options(quorum, self._strict if strict is None else strict, limit)
 
-    def _row(self, key: Key, value: bytes | None, context: bytes | None, ttl_s: float | None) -> Row:
+    def _row(
+        self, key: Key, value: bytes | None, context: bytes | None, ttl_s: float | None
+    ) -> Row:
         if context is not None and not isinstance(context, bytes):
             raise TypeError(f"a context is bytes, not {type(context).__name__}")
         if ttl_s is not None and ttl_s <= 0:
@@ -276,9 +280,7 @@ class AsyncClient:
         self, rows: dict[Key, Row], w: int | None, strict: bool | None, timeout_s: float | None
     ) -> dict[Key, Written]:
         options = self._options(self._w if w is None else w, strict, timeout_s)
-        results = await self._many(
-            list(rows.values()), options, self._send_puts, self._settle_puts
-        )
+        results = await self._many(list(rows.values()), options, self._send_puts, self._settle_puts)
         written: dict[Key, Written] = {}
         failures: dict[Key, DynamoError] = {}
         for key, result in zip(rows, results, strict=True):
@@ -322,20 +324,24 @@ class AsyncClient:
             waits.append(done)
         return [result for wait in waits for result in await wait]
 
-    def _send_gets(
-        self, rows: list[Row], options: Options, answer: Callable[[Any], None]
-    ) -> None:
+    def _send_gets(self, rows: list[Row], options: Options, answer: Callable[[Any], None]) -> None:
         keys = [row[0] for row in rows]
         timeout_ms = int(options.timeout_s * 1000)
         message = ClientGet(keys, options.quorum, options.strict, timeout_ms)
         self._session.ask(message, options.timeout_s, answer)
 
-    def _send_puts(
-        self, rows: list[Row], options: Options, answer: Callable[[Any], None]
-    ) -> None:
-        columns = list(zip(*rows, strict=True))
-        timeout_ms = int(options.timeout_s * 1000)
-        message = ClientPut(*columns, options.quorum, options.strict, timeout_ms)
+    def _send_puts(self, rows: list[Row], options: Options, answer: Callable[[Any], None]) -> None:
+        keys, values, contexts, put_ids, ttls_ms = zip(*rows, strict=True)
+        message = ClientPut(
+            keys,
+            values,
+            contexts,
+            put_ids,
+            ttls_ms,
+            options.quorum,
+            options.strict,
+            int(options.timeout_s * 1000),
+        )
         self._session.ask(message, options.timeout_s, answer)
 
     def _settle_gets(self, reply: Any, rows: list[Row]) -> list[Any]:

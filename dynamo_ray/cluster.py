@@ -1,7 +1,7 @@
 """Start, attach to, look at and stop a cluster (DESIGN §8). The composition root of the package.
 
-`start` founds a cluster, or starts an existing one again from its data directory: the directory of a
-cluster holds its charter and secret, and one directory per storage node. Nothing central keeps a
+`start` founds a cluster, or starts an existing one again from its data directory: the directory of
+a cluster holds its charter and secret, and one directory per storage node. Nothing central keeps a
 cluster going afterwards; a Cluster object may be thrown away and attached again.
 """
 
@@ -125,9 +125,9 @@ def start(
 ) -> Cluster:
     """Found the cluster `name` and start it, or start it again from its data directory.
 
-    `nodes` storage nodes keep `n` copies of each key; reads take `r` answers and writes `w`. The i-th
-    node is in `zones[i % len(zones)]` with weight `weights[i]`. Uses the Ray that this process is
-    connected to, or the one at `ray_address` or RAY_ADDRESS, or starts a local one.
+    `nodes` storage nodes keep `n` copies of each key; reads take `r` answers and writes `w`. The
+    i-th node is in `zones[i % len(zones)]` with weight `weights[i]`. Uses the Ray that this process
+    is connected to, or the one at `ray_address` or RAY_ADDRESS, or starts a local one.
 
     Raises SettingsError, ClusterExistsError (unless `exist_ok`), DataDirectoryError.
     """
@@ -241,7 +241,7 @@ def _ensure_ray(ray_address: str | None) -> bool:
 
 
 def _found(folder: Path, charter: Charter) -> tuple[Charter, list[bytes]]:
-    """The charter and secrets in `folder`, written there if it is new. Raises DataDirectoryError."""
+    """The charter and secrets in `folder`, written there if new. Raises DataDirectoryError."""
     path = folder / CHARTER_FILE
     if path.exists():
         return _existing(path, charter.name)

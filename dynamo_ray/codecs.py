@@ -1,7 +1,8 @@
 """Objects to bytes and back, by name. The store itself only ever sees bytes.
 
 `cloudpickle` runs code when it loads, so it is used only where both sides name it: asking for it by
-name when encoding and when decoding is that consent. Nothing is ever chosen by looking at the bytes.
+name when encoding and when decoding is that consent. Nothing is ever chosen by looking at the
+bytes.
 """
 
 from __future__ import annotations

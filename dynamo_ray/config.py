@@ -1,7 +1,8 @@
 """Where this user's clusters are: profiles, so that the command line needs no Ray to reach them.
 
-A profile is one JSON file per cluster, readable by its owner only because it holds the client token:
-`~/.dynamo_ray/clusters/NAME.json` (the environment variable DYNAMO_RAY_HOME moves `~/.dynamo_ray`).
+A profile is one JSON file per cluster, readable by its owner only because it holds the client
+token: `~/.dynamo_ray/clusters/NAME.json` (the environment variable DYNAMO_RAY_HOME moves
+`~/.dynamo_ray`).
 """
 
 from __future__ import annotations

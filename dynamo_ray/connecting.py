@@ -1,7 +1,7 @@
-"""connect and connect_async: from a name or an address to a client (DESIGN §8). Attaches, never creates.
+"""connect and connect_async: from a name or an address to a client. Attaches, never creates.
 
-By address and token no Ray is needed. By name the cluster is found through Ray where this process is
-connected to one (or RAY_ADDRESS names one), else through the profile that `start` left.
+By address and token no Ray is needed. By name the cluster is found through Ray where this process
+is connected to one (or RAY_ADDRESS names one), else through the profile that `start` left.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ def connect(
 ) -> Client:
     """A Client of the cluster `name`, or of the one at `address` ("host:port", or several).
 
-    `resolver` makes `Found.value` total; `coordination="client"` runs the coordinator's code in this
-    process (paper §6.4; needs the cluster's secret, so only by name inside Ray); `transport="ray"`
-    goes through Ray calls. `defaults` are those of `with_options`: r, w, strict, timeout_s.
+    `resolver` makes `Found.value` total; `coordination="client"` runs the coordinator's code in
+    this process (paper §6.4; needs the cluster's secret, so only by name inside Ray);
+    `transport="ray"` goes through Ray calls. `defaults` are those of `with_options`: r, w, strict,
+    timeout_s.
 
     Raises ClusterNotFoundError, AuthenticationError, BadRequestError.
     """

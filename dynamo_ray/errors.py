@@ -46,9 +46,7 @@ class OperationTimeoutError(DynamoError, TimeoutError):
 
     retryable = True
 
-    def __init__(
-        self, required: int, received: int, maybe_applied: bool, text: str = ""
-    ) -> None:
+    def __init__(self, required: int, received: int, maybe_applied: bool, text: str = "") -> None:
         end = (
             "the write may have been applied; read the key, or repeat the call"
             if maybe_applied

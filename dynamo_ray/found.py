@@ -30,9 +30,9 @@ class Written(NamedTuple):
 class Found:
     """The answer to a get. `value` is None if the key holds nothing (never written, or deleted).
 
-    `values` are the distinct concurrent values in canonical order, `context` is what was seen (there
-    even if nothing was found), `degraded` tells that fewer than R owners answered and stand-ins
-    filled in. Decoded only when looked at.
+    `values` are the distinct concurrent values in canonical order, `context` is what was seen
+    (there even if nothing was found), `degraded` tells that fewer than R owners answered and
+    stand-ins filled in. Decoded only when looked at.
     """
 
     __slots__ = ("_resolver", "_seal", "_state", "degraded")

@@ -1,7 +1,7 @@
-"""Ready-made resolvers: from several concurrent values to one (Dynamo §4.4, semantic reconciliation).
+"""Ready-made resolvers: from several concurrent values to one (Dynamo §4.4).
 
-A resolver is a pure function from the versions (`Sibling`: value, wall time), in canonical order, to
-one value. It must not depend on their order beyond that, so that every reader resolves alike.
+A resolver is a pure function from the versions (`Sibling`: value, wall time), in canonical order,
+to one value. It must not depend on their order beyond that, so that every reader resolves alike.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """A client's conversation with a cluster's coordinators, inside one asyncio loop.
 
-It knows where the coordinators are (any member tells the view), keeps a connection to each, and runs
-every request through core/attempts.py: lost coordinators are replaced by others, with the same put
-ids. Single operations that are submitted in one turn of the loop leave together (natural batching:
-no timer, no delay when idle); while many batches are under way, those that come wait for a place and
-so leave together too.
+It knows where the coordinators are (any member tells the view), keeps a connection to each, and
+runs every request through core/attempts.py: lost coordinators are replaced by others, with the same
+put ids. Single operations that are submitted in one turn of the loop leave together (natural
+batching: no timer, no delay when idle); while many batches are under way, those that come wait for
+a place and so leave together too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 from dynamo_ray.core.attempts import Answered, Ask, Attempts
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
+from dynamo_ray.core.kinds import VIEW
 from dynamo_ray.core.membership import View, view_from
 from dynamo_ray.core.messages import Code, Refused
 from dynamo_ray.errors import AuthenticationError, ClusterNotFoundError
@@ -25,7 +27,6 @@ from dynamo_ray.wire.keys import Credentials
 from dynamo_ray.wire.options import Options
 from dynamo_ray.wire.peers import Peer
 
-VIEW, VIEWED = 30, 31
 REFRESH_S = 5.0
 GRACE_S = 0.25
 
@@ -116,10 +117,8 @@ class Session:
         """Wait, at most so long, until nothing is in flight."""
         if self._pending:
             self._idle.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), timeout_s)
-            except TimeoutError:
-                pass
 
     def ask(self, message: Any, timeout_s: float, on_answer: Callable[[Any], None]) -> None:
         """Send a client's request; `on_answer` gets the reply, or a Refused, exactly once."""

@@ -13,16 +13,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dynamo_ray.client import AsyncClient
+from dynamo_ray.core.charter import charter_from
+from dynamo_ray.core.kinds import SCAN, STATUS, STATUSED
 from dynamo_ray.core.membership import Fact
 from dynamo_ray.core.ring import Ring
-from dynamo_ray.core.charter import charter_from
+from dynamo_ray.errors import UnavailableError
 from dynamo_ray.session import Session
 from dynamo_ray.wire.errors import CallError, WireError
 from dynamo_ray.wire.greeting import connect
 from dynamo_ray.wire.keys import Credentials
 from dynamo_ray.wire.options import Options
 
-STATUS, STATUSED, SCAN, SCANNED = 32, 33, 36, 37
 PAGE_KEYS = 500
 
 
@@ -173,7 +174,5 @@ async def _keys_of(partition: int, ring: Ring, connections: dict[bytes, Any]) ->
                 break
             after = page[-1]
     if not answered:
-        from dynamo_ray.errors import UnavailableError
-
         raise UnavailableError(1, 0, f"no owner of partition {partition} can be reached")
     return sorted(keys)

@@ -17,7 +17,7 @@ CALL_S = 10.0
 
 
 class RayChannel:
-    """A Channel to a coordinator by Ray calls; an actor that Ray lost may have applied the request."""
+    """A Channel to a coordinator by Ray calls; a lost actor may have applied the request."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle

@@ -1,13 +1,15 @@
 """A cluster's actors in Ray: named, created, found, stopped.
 
-All are detached, in one namespace, named `CLUSTER/ROLE/MEMBER`, restarted in place for ever and never
-retried by Ray (a Ray call that failed may still run later). They ask for no CPU, so that a laptop
-runs a cluster. Every wait for Ray is bounded; what Ray says about authentication is said in words.
+All are detached, in one namespace, named `CLUSTER/ROLE/MEMBER`, restarted in place for ever and
+never retried by Ray (a Ray call that failed may still run later). They ask for no CPU, so that a
+laptop runs a cluster. Every wait for Ray is bounded; what Ray says about authentication is said in
+words.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,7 +142,9 @@ def attach_ray(address: str | None = None) -> bool:
             "this process is not connected to Ray; call ray.init, or set RAY_ADDRESS"
         )
     try:
-        ray.init(address=wanted, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
+        ray.init(
+            address=wanted, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR
+        )
     except Exception as error:
         if "uthentication" in str(error) or "oken" in str(error):
             raise AuthenticationError(_AUTH.format(wanted)) from error

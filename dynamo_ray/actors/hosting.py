@@ -1,4 +1,4 @@
-"""One asyncio loop (uvloop) in a thread of its own, with one server in it, for the life of an actor.
+"""One asyncio loop (uvloop) in a thread of its own, with one server in it, for an actor's life.
 
 The actor's own threads only wait: they pass bytes in (the Ray door) and ask for a description. A
 failure to start is kept and told, never raised in the actor's constructor: Ray would give the actor

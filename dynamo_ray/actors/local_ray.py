@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine: for one process (`start_here`), or one that outlives it (`launch`).
+"""A Ray cluster on this machine: for one process (`start_here`), or outliving it (`launch`).
 
 Everything gets its own short temporary directory and free ports, because other Ray clusters may run
 on the same machine; and only what was begun here is ended, by pid.
@@ -6,6 +6,7 @@ on the same machine; and only what was begun here is ended, by pid.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -48,7 +49,7 @@ def start_here() -> None:
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         log_to_driver=False,
-        logging_level="error",
+        logging_level=logging.ERROR,
         _temp_dir=tempfile.mkdtemp(prefix="dr", dir="/tmp"),
     )
 

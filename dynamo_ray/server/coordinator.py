@@ -111,7 +111,7 @@ def _answer(connection: Any, call: int, message: Any) -> None:
 async def open_coordinator(
     charter: Charter, secrets: list[bytes], name: str, host: str, view: View, port: int = 0
 ) -> CoordinatorServer:
-    """Start a coordinator's server and make it known to the storage nodes. Raises PortInUseError."""
+    """Start a coordinator's server and make it known to the nodes. Raises PortInUseError."""
     me, incarnation = os.urandom(8), wall_ms().to_bytes(6, "big") + os.urandom(8)
     server = CoordinatorServer(charter, secrets, me, view)
     identity = Identity(charter.cluster_id, me, incarnation)

@@ -12,9 +12,9 @@ from typing import Any
 
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.encoding import from_fields, to_fields
+from dynamo_ray.core.kinds import STATUS, VIEW, WHERE
 from dynamo_ray.core.membership import View
 from dynamo_ray.server.coordinator import CoordinatorServer
-from dynamo_ray.server.member import STATUS, VIEW, WHERE
 from dynamo_ray.wire.errors import Failure
 
 READY_S = 5.0
@@ -46,9 +46,7 @@ class EmbeddedChannel:
             self._server.handle(_Caller(on_reply), self._last, kind, list(fields))
         else:
             message = from_fields(kind, fields)
-            self._server.submit(
-                message, lambda reply: on_reply(reply.KIND, list(to_fields(reply)))
-            )
+            self._server.submit(message, lambda reply: on_reply(reply.KIND, list(to_fields(reply))))
         return self._last
 
     def close(self) -> None:

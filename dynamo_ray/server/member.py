@@ -2,8 +2,8 @@
 
 A member listens at one port, keeps a connection to every storage node, hears their heartbeats, and
 knows the view: who is where. Views travel when a connection comes up, when a fact changes, and once
-in a while to a node drawn by chance, so that nothing hangs on one message (DESIGN rule 11). There is
-no central member. One asyncio loop owns all of it; nothing here takes a lock.
+in a while to a node drawn by chance, so that nothing hangs on one message (DESIGN rule 11). There
+is no central member. One asyncio loop owns all of it; nothing here takes a lock.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.detector import Detector
+from dynamo_ray.core.kinds import LOCATED, STATUS, STATUSED, VIEW, VIEWED, WHERE
 from dynamo_ray.core.membership import Fact, View, view_from
 from dynamo_ray.core.messages import Code, Refused
 from dynamo_ray.core.ring import partition_of
@@ -28,7 +29,6 @@ from dynamo_ray.wire.listener import Door, Listener, serve
 from dynamo_ray.wire.options import Options
 from dynamo_ray.wire.peers import Hooks, Peer
 
-VIEW, VIEWED, STATUS, STATUSED, WHERE, LOCATED = 30, 31, 32, 33, 34, 35
 GOSSIP_EVERY_S = 1.0
 
 _log = logging.getLogger("dynamo_ray.server")
@@ -174,7 +174,9 @@ class Member:
         if kind == VIEW:
             if connection.role == PEER and fields and fields[0]:
                 self._learn_rows(fields[0])
-            connection.reply(call, VIEWED, (self.view.to_rows(), json.dumps(self.charter.to_dict())))
+            connection.reply(
+                call, VIEWED, (self.view.to_rows(), json.dumps(self.charter.to_dict()))
+            )
         elif kind == STATUS:
             connection.reply(call, STATUSED, (json.dumps(self.status()),))
         elif kind == WHERE:

@@ -18,6 +18,7 @@ from typing import Any
 
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
+from dynamo_ray.core.kinds import SCAN, SCANNED
 from dynamo_ray.core.membership import NODE_ROLE, Fact, View
 from dynamo_ray.core.messages import Code, Fetch, Merge, Mint, Persist, Refused, Renew
 from dynamo_ray.core.node import Answer, Node, Out
@@ -30,7 +31,6 @@ from dynamo_ray.wire.errors import Failure, PortInUseError
 from dynamo_ray.wire.handshake import Identity
 from dynamo_ray.wire.keys import PEER
 
-SCAN, SCANNED = 36, 37
 SCAN_KEYS = 2000
 INLINE_BYTES = 1024 * 1024
 DELIVERY_S = 5.0
@@ -68,19 +68,17 @@ class NodeServer(Member):
             partition, after = fields
             connection.reply(call, SCANNED, (self._scan(partition, after), SCAN_KEYS))
             return
-        refused = self._judge_envelope(connection, kind, fields)
-        if refused is None:
+        message = self._judge_envelope(connection, kind, fields)
+        if message is None:
             try:
                 message = from_fields(kind, fields[2:])
             except BadMessageError as error:
-                refused = Refused(Code.BAD_REQUEST, str(error))
-        if refused is not None:
-            reply_to(connection, call, Refused.KIND, to_fields(refused))
+                message = Refused(Code.BAD_REQUEST, str(error))
+        if isinstance(message, Refused):
+            reply_to(connection, call, Refused.KIND, to_fields(message))
             return
         to = (connection, call)
-        self._perform(
-            self.node.on_request(to, message, fields[0], monotonic_ms(), wall_ms())
-        )
+        self._perform(self.node.on_request(to, message, fields[0], monotonic_ms(), wall_ms()))
 
     def _judge_envelope(self, connection: Any, kind: int, fields: list[Any]) -> Refused | None:
         if connection.role != PEER:
@@ -207,9 +205,7 @@ class NodeServer(Member):
         self.node.on_incarnation(incarnation)
         if self.fact is not None:
             fact = self.fact
-            self.fact = Fact(
-                incarnation, fact.member, fact.role, fact.name, fact.host, fact.port
-            )
+            self.fact = Fact(incarnation, fact.member, fact.role, fact.name, fact.host, fact.port)
             self.learn(View().with_facts([self.fact]))
 
     # ---- ticks
@@ -226,8 +222,8 @@ class NodeServer(Member):
     async def snapshot(self) -> None:
         """Write every partition aside, then let the log go that is covered; others go on meanwhile.
 
-        What is copied may be newer than the log; it is in the log before the snapshot counts, and an
-        append that fails meanwhile makes the snapshot void.
+        What is copied may be newer than the log; it is in the log before the snapshot counts, and
+        an append that fails meanwhile makes the snapshot void.
         """
         self._snapshotting = True
         try:

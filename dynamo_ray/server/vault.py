@@ -130,7 +130,7 @@ class Vault:
         return self._store.begin_snapshot()
 
     def cut_log(self) -> int:
-        """Remove what the snapshot holds and no retry can ask for any more; not beside an append."""
+        """Remove what the snapshot holds and no retry can ask for; not beside an append."""
         horizon = time.monotonic() - self._keep_s
         through = 0
         while self._marks and self._marks[0][0] <= horizon:

@@ -104,7 +104,7 @@ class StorageNode(Peer):
     def _replay(self) -> None:
         """What recovery found; replaced versions leave their put ids behind (rule 7)."""
         found = self.journal.recover()
-        self.replica.complete = found.complete
+        self.replica.doubted = frozenset() if found.complete else self.replica.owned
         for before, after in found.replaced:
             self.replica.puts.remember(replaced(before, after))
         maps = self.replica.maps

@@ -28,7 +28,7 @@ LAST_MS = (1 << 48) - 1
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The content of IDENTITY. `segment`: the log has reached this segment, so it must be there."""
+    """The content of IDENTITY. `boot_id` and `durability` are those of the last incarnation."""
 
     cluster_id: bytes
     node_id: bytes
@@ -38,7 +38,6 @@ class Identity:
     incarnation: bytes = b""
     boot_id: str = ""
     durability: str = ""
-    segment: int = 0
     doubted: frozenset[int] = frozenset()
 
 
@@ -85,7 +84,6 @@ def _to_json(identity: Identity) -> dict[str, Any]:
         "incarnation": identity.incarnation.hex(),
         "boot_id": identity.boot_id,
         "durability": identity.durability,
-        "segment": identity.segment,
         "doubted": sorted(identity.doubted),
     }
 
@@ -100,7 +98,6 @@ def _from_json(content: dict[str, Any]) -> Identity:
         incarnation=bytes.fromhex(content["incarnation"]),
         boot_id=str(content["boot_id"]),
         durability=str(content["durability"]),
-        segment=int(content["segment"]),
         doubted=frozenset(map(int, content["doubted"])),
     )
     if _to_json(identity) != content:

@@ -97,9 +97,7 @@ class Loopback:
     async def start_node(self, name: str) -> NodeServer:
         member = self.charter.member(name)
         folder = str(self.folder / name)
-        server = await open_node(
-            self.charter, self.secrets, member, folder, HOST, self.view()
-        )
+        server = await open_node(self.charter, self.secrets, member, folder, HOST, self.view())
         self.nodes[name] = server
         return server
 
