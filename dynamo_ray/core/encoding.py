@@ -8,7 +8,7 @@ secret and run this code, so their columns are only unpacked.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any
 
@@ -26,6 +26,7 @@ from dynamo_ray.core.messages import (
     PutDone,
     Refused,
 )
+from dynamo_ray.core.mint import PUT_ID_BYTES
 
 TTL_MAX_MS = 100 * 366 * 24 * 3600 * 1000
 _CLASSES: tuple[Any, ...] = (
@@ -67,7 +68,7 @@ def to_fields(message: Any) -> tuple[Any, ...]:
 
 def from_fields(kind: int, given: Sequence[Any]) -> Any:
     """The message that a frame holds. Raises BadMessageError for what is none."""
-    cls = _BY_KIND.get(kind)
+    cls = _BY_KIND.get(kind) if type(kind) is int else None
     if cls is None:
         raise BadMessageError(f"no message is of kind {kind}")
     try:
@@ -77,9 +78,15 @@ def from_fields(kind: int, given: Sequence[Any]) -> Any:
     if kind in CLIENT_KINDS:
         _check_client(message)
     elif kind in (PutDone.KIND, GetDone.KIND):
-        failures = tuple(Failure(*row) for row in message.failures)
-        message = cls(*given[:-1], failures)
+        message = _with_failures(message)
     return message
+
+
+def _with_failures(message: Any) -> Any:
+    try:
+        return replace(message, failures=tuple(Failure(*row) for row in message.failures))
+    except TypeError as error:
+        raise BadMessageError("the failures of a reply cannot be read") from error
 
 
 def _check_client(message: ClientPut | ClientGet) -> None:
@@ -97,10 +104,6 @@ def _check_client(message: ClientPut | ClientGet) -> None:
             (message.put_ids, (bytes,)),
             (message.ttls_ms, (int,)),
         )
-        if any(not 0 <= ttl <= TTL_MAX_MS for ttl in _ints(message.ttls_ms)):
-            raise BadMessageError("a lifetime must be from 0 to 100 years")
-        if any(len(one) != 16 for one in _sized(message.put_ids)):
-            raise BadMessageError("a put id has 16 bytes")
     count = len(message.keys) if isinstance(message.keys, list | tuple) else -1
     for column, types in columns:
         if not isinstance(column, list | tuple) or len(column) != count:
@@ -109,11 +112,14 @@ def _check_client(message: ClientPut | ClientGet) -> None:
             raise BadMessageError("a column of a request holds something of the wrong type")
     if not all(type(number) is int and 0 <= number < 2**31 for number in numbers):
         raise BadMessageError("a number of a request is out of range")
+    if type(message.strict) is not bool:
+        raise BadMessageError("strict must be true or false")
+    if isinstance(message, ClientPut):
+        _check_put(message)
 
 
-def _ints(column: Any) -> list[int]:
-    return [one if type(one) is int else -1 for one in column]
-
-
-def _sized(column: Any) -> list[bytes]:
-    return [one if type(one) is bytes else b"" for one in column]
+def _check_put(message: ClientPut) -> None:
+    if not all(0 <= ttl_ms <= TTL_MAX_MS for ttl_ms in message.ttls_ms):
+        raise BadMessageError("a lifetime must be from 0 to 100 years")
+    if not all(len(put_id) == PUT_ID_BYTES for put_id in message.put_ids):
+        raise BadMessageError(f"a put id has {PUT_ID_BYTES} bytes")
