@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
-
-from dynamo_ray.storage.errors import NewerFormatError
 
 LOG_FORMAT = 1
 SEGMENT_MAGIC = b"DYNRLOG\n"
@@ -77,20 +75,26 @@ def segment_header(owner: Owner, number: int, first: int) -> bytes:
 
 
 def first_position(header: bytes, owner: Owner, number: int) -> int | None:
-    """The position of the segment's first frame; None if the header is damaged or not its own.
-
-    Raises NewerFormatError for a whole header of a later format.
-    """
-    body = header[: SEGMENT.size]
-    if len(header) < SEGMENT_BYTES or CRC.pack(crc32(body)) != header[SEGMENT.size : SEGMENT_BYTES]:
+    """The position of the segment's first frame; None if the header is damaged or not its own."""
+    fields = _whole_header(header)
+    if fields is None:
         return None
-    magic, log_format, length, node, cluster, said, first = SEGMENT.unpack(body)
-    if magic != SEGMENT_MAGIC:
-        return None
-    if log_format > LOG_FORMAT:
-        raise NewerFormatError(f"log segment {number} has format {log_format}; use a newer version")
-    is_ours = (cluster[:length], node, said) == (*owner, number)
+    _, log_format, length, node, cluster, said, first = fields
+    is_ours = (log_format, cluster[:length], node, said) == (LOG_FORMAT, *owner, number)
     return int(first) if is_ours else None
+
+
+def newer_format(header: bytes) -> int:
+    """The format of a whole header that this version cannot read, or 0."""
+    fields = _whole_header(header)
+    return int(fields[1]) if fields is not None and fields[1] > LOG_FORMAT else 0
+
+
+def _whole_header(header: bytes) -> tuple[Any, ...] | None:
+    body, crc = header[: SEGMENT.size], header[SEGMENT.size : SEGMENT_BYTES]
+    if len(crc) < CRC.size or not body.startswith(SEGMENT_MAGIC) or CRC.pack(crc32(body)) != crc:
+        return None
+    return SEGMENT.unpack(body)
 
 
 def frame(

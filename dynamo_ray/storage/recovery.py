@@ -72,7 +72,7 @@ class Recovery:
 class Replay:
     """One recovery. `found` is its result; the rest is what the log goes on from.
 
-    `reached`: the log has been durable up to the beginning of this segment.
+    `reached`: the log came up to this segment, whose beginning is durable; None if unknown.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Replay:
         owner: Owner,
         partitions: int,
         *,
-        reached: int,
+        reached: int | None,
         is_same_boot: bool,
         on_replaced: Replaced | None,
     ) -> None:
@@ -113,7 +113,9 @@ class Replay:
             else:
                 self._pass_hollow(number)
         self.segment = max([self.segment, *numbers])
-        if self.segment < self._reached:
+        if self._reached is None:
+            self._suspect("how far the log had come cannot be read")
+        elif self.segment < self._reached:
             self._suspect(f"log segments up to number {self._reached} are gone")
         self._leave_covered()
         self.found.quarantined = frozenset(self._quarantined)
@@ -170,7 +172,7 @@ class Replay:
         """A newer segment without header and frames: torn in its making, or damaged since?"""
         self.segments.append((number, self.found.position + 1))
         self.ends_closed = False
-        if number <= self._reached:
+        if self._reached is None or number <= self._reached:
             self._suspect(f"nothing of log segment {number} can be read")
         else:
             self._note(f"log segment {number} was torn in its making; nothing was in it")

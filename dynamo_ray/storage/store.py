@@ -17,8 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from threading import Lock
-from typing import Any
 
 from dynamo_ray.storage import identity as identities
 from dynamo_ray.storage.codec import Columns, Record, columns_of
@@ -28,17 +26,23 @@ from dynamo_ray.storage.errors import (
     DamagedIdentityError,
     ForeignDirectoryError,
     MissingFileError,
+    NewerFormatError,
     ReadFailedError,
     StorageError,
     SyncFailedError,
 )
-from dynamo_ray.storage.frames import SEGMENT_BYTES, Owner, first_position
+from dynamo_ray.storage.frames import LOG_FORMAT, SEGMENT_BYTES, Owner, newer_format
 from dynamo_ray.storage.identity import Identity
 from dynamo_ray.storage.log import SEGMENT_BYTES_MAX, Log, segment_path, segments_on
 from dynamo_ray.storage.recovery import Recovery, Replaced, Replay
+from dynamo_ray.storage.sealed import read_sealed, write_sealed
 from dynamo_ray.storage.snapshot import NewSnapshot, generations_on
 
 LOCK = "LOCK"
+# The number of the newest segment, so that a log that is gone is missed.
+REACHED = "REACHED"
+# There from a failed fsync on until the next start has taken notice.
+UNSYNCED = "UNSYNCED"
 WRITTEN, SYNCED = "written", "synced"
 
 
@@ -79,7 +83,6 @@ class Store:
         self._covered = 0
         self._taking: NewSnapshot | None = None
         self._failure: SyncFailedError | None = None
-        self._changing = Lock()
 
     @classmethod
     def open(cls, disk: Disk, opening: Opening, *, segment_bytes: int = SEGMENT_BYTES_MAX) -> Store:
@@ -127,14 +130,14 @@ class Store:
             self._disk,
             self.owner,
             identity.partitions,
-            reached=identity.segment,
+            reached=self._reached(),
             is_same_boot=is_same_boot,
             on_replaced=on_replaced,
         )
         replay.run()
         found = replay.found
         doubted = identity.doubted | found.quarantined
-        if found.suspect or not _is_proved(identity, replay.ends_closed, is_same_boot):
+        if found.suspect or not self._is_proved(replay, is_same_boot):
             doubted = frozenset(range(identity.partitions))
         found.doubted = doubted
         self.identity = replace(identity, doubted=doubted)
@@ -159,13 +162,20 @@ class Store:
         """
         opening = self._opening
         incarnation = identities.next_incarnation(self.identity.incarnation, now_ms, random8)
+        renewed = replace(
+            self.identity,
+            incarnation=incarnation,
+            boot_id=opening.boot_id,
+            durability=opening.durability,
+        )
         with self._watching():
             self._ready.sync()
-            self._change(
-                incarnation=incarnation, boot_id=opening.boot_id, durability=opening.durability
-            )
+            identities.save(self._disk, renewed)
+            # What it said is said by IDENTITY now.
+            self._disk.remove(UNSYNCED)
+        self.identity = renewed
         self._is_renewed = True
-        return incarnation
+        return renewed.incarnation
 
     def append(self, records: Sequence[Record]) -> int:
         """Write the records with the OS, all of them or none; the position of the last frame.
@@ -231,8 +241,10 @@ class Store:
 
     def proved(self, partitions: Iterable[int]) -> None:
         """Compared with enough other owners: these are complete again, durably (rule 9)."""
+        identity = replace(self.identity, doubted=self.identity.doubted - frozenset(partitions))
         with self._watching():
-            self._change(doubted=self.identity.doubted - frozenset(partitions))
+            identities.save(self._disk, identity)
+        self.identity = identity
 
     def close(self) -> None:
         """Leave a log that is provably complete, and the directory to others. Idempotent."""
@@ -252,14 +264,26 @@ class Store:
         return self._log
 
     def _on_segment(self, number: int) -> None:
-        self._change(segment=number)
+        # Not in IDENTITY: another thread may be writing that just now.
+        write_sealed(self._disk, REACHED, {"segment": number})
 
-    def _change(self, **fields: Any) -> None:
-        # A log that starts a segment in one thread must not undo an incarnation made in another.
-        with self._changing:
-            changed = replace(self.identity, **fields)
-            identities.save(self._disk, changed)
-            self.identity = changed
+    def _reached(self) -> int | None:
+        """The number of the newest segment; None if that is not known any more."""
+        try:
+            segment = read_sealed(self._disk, REACHED)["segment"]
+        except (StorageError, KeyError):
+            return None
+        return segment if isinstance(segment, int) else None
+
+    def _is_proved(self, replay: Replay, is_same_boot: bool) -> bool:
+        """Whether nothing that was acknowledged can be missing at the log's end."""
+        if self._disk.exists(UNSYNCED):
+            return False
+        durability = self.identity.durability
+        was_used = replay.found.position or replay.segment
+        if replay.ends_closed or not was_used or durability == SYNCED:
+            return True
+        return durability == WRITTEN and is_same_boot
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
@@ -275,7 +299,8 @@ class Store:
         """Bytes that were with the OS may be gone, so the next start must doubt them (rule 9)."""
         self._failure = error
         with suppress(StorageError):
-            self._change(doubted=frozenset(range(self.identity.partitions)))
+            self._disk.write(UNSYNCED, [str(error).encode()])
+            self._disk.sync_dir("")
 
 
 def _created(disk: Disk, opening: Opening) -> Identity:
@@ -292,6 +317,7 @@ def _created(disk: Disk, opening: Opening) -> Identity:
         created_ms=opening.now_ms,
         doubted=frozenset() if opening.first_start else frozenset(range(opening.partitions)),
     )
+    write_sealed(disk, REACHED, {"segment": 0})
     identities.save(disk, identity)
     return identity
 
@@ -313,14 +339,11 @@ def _check(disk: Disk, opening: Opening, identity: Identity) -> None:
             f"{disk.name} was made for {identity.partitions} partitions, not for"
             f" {opening.partitions}; start the node with the cluster's own settings"
         )
-    owner = Owner(identity.cluster_id, identity.node_id)
     for number in segments_on(disk):
+        path = segment_path(number)
         with suppress(MissingFileError, ReadFailedError):
-            first_position(disk.read(segment_path(number), 0, SEGMENT_BYTES), owner, number)
-
-
-def _is_proved(identity: Identity, ends_closed: bool, is_same_boot: bool) -> bool:
-    """Whether nothing that was acknowledged can be missing at the log's end."""
-    if ends_closed or not identity.segment or identity.durability == SYNCED:
-        return True
-    return identity.durability == WRITTEN and is_same_boot
+            if said := newer_format(disk.read(path, 0, SEGMENT_BYTES)):
+                raise NewerFormatError(
+                    f"{disk.name}/{path} was written in format {said}, this version reads"
+                    f" {LOG_FORMAT}; start it with the newer version"
+                )
