@@ -1,0 +1,344 @@
+"""load and dump: many keys at a time, from and to files."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TextIO
+
+import typer
+
+from . import render
+from .exits import CommandError, Exit
+from .options import Json, Quorum, Target, command
+from .reach import Connection, connected
+
+if TYPE_CHECKING:
+    from dynamo_ray.client import AsyncClient
+    from dynamo_ray.found import Found
+
+    from .pour import Tally
+    from .sources import Bounds, Source
+
+LISTED = 20
+GET_KEYS = 32
+GET_S = 10.0
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    command(app, "load", rich_help_panel="Keys")(load)
+    command(app, "dump", rich_help_panel="Keys")(dump)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a row of a file means."""
+
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            metavar="COLUMN",
+            show_default=False,
+            help="The column (or field) that is the key; by default `key`.",
+        ),
+    ] = None
+    value: Annotated[
+        str | None,
+        typer.Option(
+            "--value",
+            metavar="COLUMN",
+            show_default=False,
+            help="The column that is the value; by default the whole row, as JSON.",
+        ),
+    ] = None
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            show_default=False,
+            help="ndjson, csv, tsv or parquet, where the file's ending does not say.",
+        ),
+    ] = None
+
+
+async def load(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            show_default=False,
+            help="A folder, or a .ndjson, .csv, .tsv or .parquet file.",
+        ),
+    ],
+    target: Target,
+    quorum: Quorum,
+    rows: Rows,
+    ttl: Annotated[
+        float | None,
+        typer.Option(
+            "--ttl",
+            metavar="SECONDS",
+            min=0.001,
+            show_default=False,
+            help="The values expire after so long.",
+        ),
+    ] = None,
+    w: Annotated[
+        int | None,
+        typer.Option(
+            "-w",
+            "--write",
+            metavar="W",
+            min=1,
+            show_default=False,
+            help="Copies to wait for; by default the cluster's W.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read everything, write nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Put every file of a folder, or every row of a file, into the cluster.
+
+    In a folder the key is a file's path below it. What cannot be read or is too large is listed at
+    the end and does not stop the rest; then the exit code is 1. A file that `dump` wrote needs no
+    --key and --value.
+    """
+    from .pour import Manner, pour
+    from .sources import Columns, open_source
+
+    manner = Manner(ttl, w, quorum.strict, quorum.timeout)
+    async with connected(target) as connection:
+        source = open_source(path, rows.form, Columns(rows.key, rows.value), _bounds(connection))
+        progress = render.Progress("would load" if dry_run else "loading", source.total)
+
+        def draw(tally: Tally) -> None:
+            progress.at(source.done, _rate(tally, progress.seconds))
+
+        try:
+            if dry_run:
+                tally = _count(source, draw)
+            else:
+                tally = await pour(connection.client, source, manner, draw)
+        finally:
+            progress.end()
+    _report(tally, progress.seconds, dry_run, as_json)
+
+
+def _bounds(connection: Connection) -> Bounds:
+    from .sources import Bounds
+
+    limits = connection.client.session.charter.get("settings", {}).get("limits", {})
+    default = Bounds()
+    return Bounds(
+        int(limits.get("key_bytes", default.key_bytes)),
+        int(limits.get("value_bytes", default.value_bytes)),
+    )
+
+
+def _count(source: Source, draw: Any) -> Tally:
+    from .pour import Tally
+    from .sources import Refusal
+
+    tally = Tally()
+    for item in source:
+        if isinstance(item, Refusal):
+            tally.refuse(item)
+        else:
+            tally.objects += 1
+            tally.bytes += len(item.value)
+        draw(tally)
+    return tally
+
+
+def _rate(tally: Tally, seconds: float) -> str:
+    seconds = max(seconds, 1e-3)
+    return (
+        f"{tally.objects:,} objects, {render.size(tally.bytes)}, "
+        f"{tally.objects / seconds:,.0f}/s, {render.size(tally.bytes / seconds)}/s"
+    )
+
+
+def _report(tally: Tally, seconds: float, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        render.show_json(
+            {
+                "schema": "dynamo_ray.load/1",
+                "dry_run": dry_run,
+                "objects": tally.objects,
+                "bytes": tally.bytes,
+                "seconds": round(seconds, 3),
+                "retried": tally.retried,
+                "refused": tally.refused,
+                "refusals": [refusal._asdict() for refusal in tally.refusals],
+            }
+        )
+    render.say(f"{'would load' if dry_run else 'loaded'} {_rate(tally, seconds)}")
+    if not tally.refused:
+        return
+    render.say(f"not loaded: {tally.refused:,}", "yellow")
+    for refusal in tally.refusals[:LISTED]:
+        render.say(
+            f"  {render.glimpse(refusal.where.encode(errors='surrogateescape'))}: {refusal.why}"
+        )
+    if tally.refused > LISTED:
+        render.say(f"  … and {tally.refused - LISTED:,} more (--json lists up to 1,000)")
+    raise SystemExit(Exit.FAILED)
+
+
+async def scan_keys(connection: Connection) -> AsyncIterator[list[tuple[bytes, Found]]]:
+    """Pages of keys with what they hold; each key once."""
+    from dynamo_ray.survey import scan
+
+    async for keys in scan(connection.client, connection.credentials):
+        for at in range(0, len(keys), GET_KEYS):
+            yield await _found(connection.client, keys[at : at + GET_KEYS])
+
+
+async def _found(client: AsyncClient, keys: list[bytes]) -> list[tuple[bytes, Found]]:
+    """What the keys hold; asked in halves where the values are too large for one answer."""
+    from dynamo_ray.errors import BadRequestError, BatchError
+
+    try:
+        found = await client.get_many(keys, timeout_s=GET_S)
+    except BatchError as error:
+        first = next(iter(error.failures.values()))
+        if len(keys) == 1 or not isinstance(first, BadRequestError):
+            raise first from error
+        half = len(keys) // 2
+        return await _found(client, keys[:half]) + await _found(client, keys[half:])
+    return [(key, found[key]) for key in keys]
+
+
+class Sink(Protocol):
+    """Where a dump goes."""
+
+    def write(self, rows: list[dict[str, Any]]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NdJsonSink:
+    """A header line and then an object per value; bytes that are not UTF-8 in base64."""
+
+    def __init__(self, file: TextIO) -> None:
+        from .sources import DUMP_FORM
+
+        self._file = file
+        self._line({"schema": DUMP_FORM})
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Append rows."""
+        for row in rows:
+            self._line(
+                {**_text_field("key", row["key"]), **_text_field("value", row["value"])}
+                | {name: row[name] for name in ("sibling", "siblings", "wall_ms")}
+            )
+
+    def close(self) -> None:
+        """Nothing is left to write; the file is its owner's to close."""
+        self._file.flush()
+
+    def _line(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _text_field(name: str, value: bytes) -> dict[str, str]:
+    try:
+        return {name: value.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(value).decode()}
+
+
+async def dump(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            show_default=False,
+            help="A .parquet or .ndjson file; - writes NDJSON to the standard output.",
+        ),
+    ],
+    target: Target,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it is there.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write every key and value to a file; `load` takes it back.
+
+    Concurrent values are rows of their own. Expiry is not part of a dump. Keys that change while it
+    runs are in it with one of their values: it is no snapshot.
+    """
+    path = None if file == "-" else Path(file)
+    if path is not None and path.exists() and not overwrite:
+        raise CommandError(Exit.REFUSED, f"{path} is there already; --overwrite replaces it")
+    if path is not None and path.suffix not in (".parquet", ".ndjson", ".jsonl"):
+        raise CommandError(Exit.USAGE, "FILE ends in .parquet or .ndjson, or is -")
+    async with connected(target) as connection:
+        counts = await _dump_to(path, connection)
+    if as_json and path is not None:
+        render.show_json({"schema": "dynamo_ray.dump/1", "file": file, **counts})
+    render.say(
+        f"dumped {counts['keys']:,} keys, {counts['values']:,} values, "
+        f"{render.size(counts['bytes'])}"
+    )
+
+
+async def _dump_to(path: Path | None, connection: Connection) -> dict[str, int]:
+    if path is None:
+        return await _fill(NdJsonSink(sys.stdout), connection)
+    # Written aside and moved into place, so that half a dump never looks like a whole one.
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.suffix == ".parquet":
+            from .parquet import ParquetSink
+
+            counts = await _fill(ParquetSink(aside), connection)
+        else:
+            with aside.open("w", encoding="utf-8") as file:
+                counts = await _fill(NdJsonSink(file), connection)
+        aside.replace(path)
+        return counts
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+async def _fill(sink: Sink, connection: Connection) -> dict[str, int]:
+    counts = {"keys": 0, "values": 0, "bytes": 0}
+    progress = render.Progress("dumping", 0)
+    try:
+        async for page in scan_keys(connection):
+            rows = [row for key, found in page for row in _rows_of(key, found)]
+            sink.write(rows)
+            counts["keys"] += sum(found.found for _, found in page)
+            counts["values"] += len(rows)
+            counts["bytes"] += sum(len(row["value"]) for row in rows)
+            progress.at(0, f"{counts['keys']:,} keys, {render.size(counts['bytes'])}")
+    finally:
+        progress.end()
+        sink.close()
+    return counts
+
+
+def _rows_of(key: bytes, found: Found) -> list[dict[str, Any]]:
+    distinct = list({sibling.value: sibling for sibling in found.siblings}.values())
+    return [
+        {
+            "key": key,
+            "value": sibling.value,
+            "sibling": position,
+            "siblings": len(distinct),
+            "wall_ms": sibling.wall_ms,
+        }
+        for position, sibling in enumerate(distinct)
+    ]

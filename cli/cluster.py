@@ -1,0 +1,363 @@
+"""start, stop and node kill: what changes a cluster. Each says first what it will do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import render
+from .exits import CommandError, Exit
+from .options import Change, Json, Target, command
+from .reach import connected, name_of
+
+if TYPE_CHECKING:
+    from dynamo_ray.cluster import Cluster
+    from dynamo_ray.config import Profile
+
+DEFAULT_NAME = "default"
+SHAPE, RAY = "Shape", "Ray"
+
+Name = Annotated[
+    str | None, typer.Argument(metavar="NAME", show_default=False, help="The cluster's name.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    command(app, "start", rich_help_panel="Clusters")(start)
+    command(app, "stop", rich_help_panel="Clusters")(stop)
+    node = typer.Typer(no_args_is_help=True, help="Single storage nodes.")
+    command(node, "kill")(kill)
+    app.add_typer(node, name="node", rich_help_panel="Clusters")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a new cluster looks like."""
+
+    nodes: Annotated[int, typer.Option(min=1, rich_help_panel=SHAPE, help="Storage nodes.")] = 5
+    n: Annotated[
+        int, typer.Option("--n", min=1, rich_help_panel=SHAPE, help="Copies of each key.")
+    ] = 3
+    r: Annotated[
+        int, typer.Option("--r", min=1, rich_help_panel=SHAPE, help="Answers for a read.")
+    ] = 2
+    w: Annotated[
+        int, typer.Option("--w", min=1, rich_help_panel=SHAPE, help="Copies for a write.")
+    ] = 2
+    coordinators: Annotated[
+        int, typer.Option(min=1, rich_help_panel=SHAPE, help="Coordinators.")
+    ] = 2
+    durability: Annotated[
+        str,
+        typer.Option(
+            metavar="LEVEL",
+            rich_help_panel=SHAPE,
+            help="memory, written (fsync each second) or synced (fsync before each answer).",
+        ),
+    ] = "written"
+    zones: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,C",
+            show_default=False,
+            rich_help_panel=SHAPE,
+            help="Zones to spread nodes and copies over, in turn.",
+        ),
+    ] = ""
+    partitions: Annotated[
+        int, typer.Option(min=1, rich_help_panel=SHAPE, help="Parts of the ring.")
+    ] = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a new cluster lives."""
+
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            rich_help_panel=RAY,
+            help="Where its data is; by default ~/.dynamo_ray/data/NAME.",
+        ),
+    ] = None
+    host: Annotated[
+        str, typer.Option(metavar="HOST", rich_help_panel=RAY, help="Where its members listen.")
+    ] = "127.0.0.1"
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            show_default=False,
+            rich_help_panel=RAY,
+            help="The Ray cluster to use (or $RAY_ADDRESS). Without one, a Ray is started here.",
+        ),
+    ] = None
+
+
+def start(
+    shape: Shape,
+    site: Site,
+    change: Change,
+    name: Name = None,
+    exist_ok: Annotated[
+        bool, typer.Option("--exist-ok", help="It is fine if the cluster runs already.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Start a cluster; it goes on when this command ends.
+
+    Data that is there already is served again, by the same nodes.
+    """
+    from dynamo_ray.config import home, load_profile
+
+    name = name or os.environ.get("DYNAMO_RAY_CLUSTER") or DEFAULT_NAME
+    profile = load_profile(name)
+    _check_not_running(profile, name)
+    folder = site.data_dir or home() / "data" / name
+    ray_address = site.ray_address or os.environ.get("RAY_ADDRESS")
+    _say_plan(name, shape, folder, ray_address)
+    if change.dry_run:
+        return
+    if ray_address:
+        cluster = _begin(name, shape, site, folder, ray_address, exist_ok)
+    else:
+        cluster = _begin_with_ray(name, shape, site, folder, exist_ok, profile)
+    _tell_started(cluster, as_json)
+
+
+def _check_not_running(profile: Profile | None, name: str) -> None:
+    """A Ray that `start` began for this cluster and that still runs must be ended by `stop`."""
+    if profile and _is_alive(profile.ray):
+        profile_ray = profile.ray
+        raise CommandError(
+            Exit.REFUSED,
+            f"cluster {name!r} is running already, in the Ray at {profile_ray.get('address')}; "
+            f"`dynamo-ray stop {name}` ends it",
+        )
+
+
+def _is_alive(begun: dict[str, Any]) -> bool:
+    return any(_command_of(pid) for pid in begun.get("pids", ()))
+
+
+def _say_plan(name: str, shape: Shape, folder: Path, ray_address: str | None) -> None:
+    again = "starts again what is in" if (folder / "CLUSTER.json").exists() else "new, data in"
+    render.say(
+        f"cluster {name}: {shape.nodes} nodes, {shape.coordinators} coordinators, "
+        f"N={shape.n} R={shape.r} W={shape.w}, {shape.durability}; {again} {folder}"
+    )
+    where = f"the one at {ray_address}" if ray_address else "a new one on this machine"
+    render.say(f"Ray: {where}")
+
+
+def _begin(
+    name: str, shape: Shape, site: Site, folder: Path, ray_address: str, exist_ok: bool
+) -> Cluster:
+    import dynamo_ray
+
+    options = asdict(shape)
+    options["zones"] = [zone for zone in shape.zones.split(",") if zone]
+    return dynamo_ray.start(
+        name,
+        data_dir=folder,
+        host=site.host,
+        exist_ok=exist_ok,
+        ray_address=ray_address,
+        **options,
+    )
+
+
+def _begin_with_ray(
+    name: str, shape: Shape, site: Site, folder: Path, exist_ok: bool, old: Profile | None
+) -> Cluster:
+    """Start a Ray that outlives this command, and the cluster in it; both or none."""
+    from dynamo_ray.config import load_profile, save_profile
+
+    if old and old.ray.get("started_here"):
+        end_ray(old.ray)
+    render.say("starting Ray …", "dim")
+    begun = launch_ray()
+    try:
+        use_ray(begun)
+        render.say("starting the nodes …", "dim")
+        cluster = _begin(name, shape, site, folder, begun["address"], exist_ok)
+        profile = load_profile(name)
+        if profile is None:
+            raise CommandError(Exit.FAILED, f"cluster {name!r} left no profile")
+        save_profile(replace(profile, ray={**begun, "started_here": True}))
+    except BaseException:
+        end_ray(begun)
+        raise
+    return cluster
+
+
+def _tell_started(cluster: Cluster, as_json: bool) -> None:
+    from dynamo_ray.config import home
+
+    profile = home() / "clusters" / f"{cluster.name}.json"
+    if as_json:
+        render.show_json(
+            {
+                "schema": "dynamo_ray.start/1",
+                "name": cluster.name,
+                "cluster_id": cluster.charter.cluster_id.hex(),
+                "addresses": cluster.addresses,
+                "data_dir": cluster.data_dir,
+                "profile": str(profile),
+            }
+        )
+        return
+    render.show(f"{cluster.name} is up at {', '.join(cluster.addresses[:2])}")
+    render.say(f"its token is in {profile}, which only you can read")
+    render.say(f"next:  dynamo-ray status -c {cluster.name}")
+    render.say(f"       dynamo-ray put -c {cluster.name} hello world")
+    render.say(f"       dynamo-ray stop {cluster.name}")
+
+
+def stop(target: Target, change: Change, name: Name = None, as_json: Json = False) -> None:
+    """Stop a cluster: exactly what `start` began. Its data stays."""
+    from dynamo_ray.config import load_profile, remove_profile
+
+    name = name or name_of(target)
+    profile = load_profile(name)
+    begun = profile.ray if profile and profile.ray.get("started_here") else {}
+    plan = f"stop cluster {name}" + (", and the Ray that was started for it" if begun else "")
+    if not agreed(change, plan):
+        return
+    if begun:
+        _stop_with_ray(name, profile, begun)
+    else:
+        address = os.environ.get("RAY_ADDRESS") or (profile.ray_address if profile else None)
+        _attached(name, profile, address).stop()
+    remove_profile(name)
+    if as_json:
+        render.show_json({"schema": "dynamo_ray.stop/1", "name": name, "ray_ended": bool(begun)})
+    else:
+        render.say(f"{name} is stopped; its data stays{_at(profile)}")
+
+
+def _stop_with_ray(name: str, profile: Profile | None, begun: dict[str, Any]) -> None:
+    from dynamo_ray.errors import ClusterNotFoundError
+
+    if _is_alive(begun):
+        use_ray(begun)
+        try:
+            _attached(name, profile, begun["address"]).stop()
+        except ClusterNotFoundError:
+            render.say("the cluster is gone already; ending its Ray", "dim")
+    end_ray(begun)
+
+
+def _attached(name: str, profile: Profile | None, ray_address: str | None) -> Cluster:
+    """The cluster, if it is the one that the profile means."""
+    import dynamo_ray
+
+    cluster = dynamo_ray.attach(name, ray_address=ray_address)
+    if profile and cluster.charter.cluster_id.hex() != profile.cluster_id:
+        raise CommandError(
+            Exit.REFUSED,
+            f"the cluster {name!r} in the Ray at {ray_address} is another one than the profile's; "
+            "nothing was changed",
+        )
+    return cluster
+
+
+def _at(profile: Profile | None) -> str:
+    return f" in {profile.data_dir}" if profile and profile.data_dir else ""
+
+
+def agreed(change: Change, plan: str) -> bool:
+    """Say the plan and ask; False for --dry-run. Raises CommandError where nobody can be asked."""
+    render.say(plan)
+    if change.dry_run or change.yes:
+        return not change.dry_run
+    if not sys.stdin.isatty():
+        raise CommandError(Exit.USAGE, "there is no terminal to ask at; --yes does it without")
+    if not typer.confirm("Do it?", err=True):
+        raise CommandError(Exit.FAILED, "nothing was changed")
+    return True
+
+
+async def kill(
+    node: Annotated[
+        str, typer.Argument(metavar="NODE", show_default=False, help="The node's name, as n1.")
+    ],
+    target: Target,
+    change: Change,
+    as_json: Json = False,
+) -> None:
+    """Kill a storage node's process (SIGKILL), for a drill. Ray starts it again.
+
+    Only a node on this machine.
+    """
+    from dynamo_ray.survey import status
+
+    async with connected(target) as connection:
+        known = await status(connection.client.session, connection.credentials)
+    found = next((one for one in known.nodes if one.name == node), None)
+    if found is None:
+        names = ", ".join(one.name for one in known.nodes)
+        raise CommandError(Exit.USAGE, f"{known.name} has no node {node!r}; it has {names}")
+    if not found.pid:
+        raise CommandError(Exit.REFUSED, f"{node} is not running")
+    host = found.address.rpartition(":")[0]
+    if not _is_here(host) or b"Node" not in _command_of(found.pid):
+        raise CommandError(
+            Exit.REFUSED, f"{node} (process {found.pid} at {host}) does not run on this machine"
+        )
+    if not agreed(change, f"kill -9 {found.pid}: {node} of cluster {known.name}"):
+        return
+    os.kill(found.pid, signal.SIGKILL)
+    if as_json:
+        render.show_json({"schema": "dynamo_ray.kill/1", "node": node, "pid": found.pid})
+    else:
+        render.say(f"{node} is killed; watch it come back: dynamo-ray status --watch 1")
+
+
+def _is_here(host: str) -> bool:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as one:
+            one.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _command_of(pid: int) -> bytes:
+    """The command line of a running process; nothing if there is none."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def launch_ray() -> dict[str, Any]:
+    """Start a Ray on this machine that outlives this command."""
+    from dynamo_ray.actors.local_ray import launch
+
+    return launch()
+
+
+def use_ray(begun: dict[str, Any]) -> None:
+    """Let this command reach the Ray that `launch_ray` began."""
+    from dynamo_ray.actors.local_ray import use
+
+    use(begun)
+
+
+def end_ray(begun: dict[str, Any]) -> None:
+    """End the Ray that `launch_ray` began, and nothing else."""
+    from dynamo_ray.actors.local_ray import end
+
+    end(begun)
