@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dynamo_ray.core.context import ContextKeys
 from dynamo_ray.core.requests import Desk
 from dynamo_ray.core.ring import Member, claim, partition_of
@@ -16,7 +18,6 @@ from dynamo_ray.sim.world import MILLISECOND, SECOND, World
 
 CLUSTER_ID = b"simulated cluster"[:16]
 SECRET = b"simulated secret, not a secret at all"
-Member_ = StorageNode | CoordinatorHost
 
 
 class Cluster:
@@ -41,7 +42,8 @@ class Cluster:
             CoordinatorHost(world, self.network, f"c{i + 1}", desk) for i in range(plan.coordinators)
         ]
         self.clients = [self._client(f"client{i + 1}") for i in range(plan.clients)]
-        self.members: dict[str, Member_] = {m.name: m for m in [*self.nodes, *self.coordinators]}
+        members: list[StorageNode | CoordinatorHost] = [*self.nodes, *self.coordinators]
+        self.members = {member.name: member for member in members}
         self._set_clocks()
 
     def start(self) -> None:
@@ -77,14 +79,15 @@ class Cluster:
             if not member.up:
                 member.start()
 
-    def break_connections(self, host: Peer) -> None:
+    def break_connections(self, host: Peer) -> Callable[[], None]:
         """Every connection of a host breaks, and is made again; nobody dies."""
         for other in self.world.hosts.values():
             if other is not host and isinstance(other, Peer) and other.up:
                 delay = self.network.delay_us()
                 other.after(delay, "connection lost", other.connection_lost, host)
                 if host.up:
-                    host.after(self.network.delay_us(), "connection lost", host.connection_lost, other)
+                    host.after(delay, "connection lost", host.connection_lost, other)
+        return lambda: None
 
     def is_quiet(self) -> bool:
         """True once nothing is under way and no hint is left."""
@@ -98,6 +101,7 @@ class Cluster:
         journal = self._journal(name, node_id)
         node = StorageNode(self.world, self.network, name, node_id, journal)
         node.append_us, node.sync_us = self.plan.append_us, self.plan.sync_us
+        node.takes_snapshots = self.plan.real_storage
         return node
 
     def _journal(self, name: str, node_id: bytes) -> Journal:

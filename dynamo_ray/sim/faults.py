@@ -12,11 +12,13 @@ fault ends after a while by itself, and the calm ends what is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from dynamo_ray.sim.cluster import Cluster
+from dynamo_ray.sim.coordinators import CoordinatorHost
+from dynamo_ray.sim.network import Peer
 from dynamo_ray.sim.nodes import StorageNode
 from dynamo_ray.sim.plan import Plan
 from dynamo_ray.sim.world import MILLISECOND
@@ -106,35 +108,74 @@ class Storm:
         mend = perform(self.cluster, fault)
         if mend is not None:
             self.happened.append((self.cluster.world.now, fault))
-            self.cluster.world.plan(fault.for_us, None, "mend", lambda: self._over or mend())
+            self.cluster.world.plan(fault.for_us, None, "mend", self._mend, (mend,))
+
+    def _mend(self, mend: Callable[[], None]) -> None:
+        if not self._over:
+            mend()
 
 
-def perform(cluster: Cluster, fault: Fault):  # type: ignore[no-untyped-def]
+def perform(cluster: Cluster, fault: Fault) -> Callable[[], None] | None:
     """Break something; the function that mends it, or None if it was broken already."""
     host = cluster.members[fault.host]
     if fault.kind in ("crash", "power", "coordinator"):
-        if not host.up:
-            return None
-        if isinstance(host, StorageNode):
-            host.stop(fault.kind == "power")
-        else:
-            host.stop()
-        return lambda: None if host.up else host.start()
+        return _stop(host, fault.kind == "power")
     if fault.kind == "pause":
-        if not host.up or host.paused:
-            return None
-        host.paused, run = True, host.run
-        return lambda: host.resume() if host.run == run else None
+        return _pause(host)
     if fault.kind == "full":
-        host.journal.full = True
-        return lambda: setattr(host.journal, "full", False)
+        return _fill(host)
     if fault.kind == "reset":
-        cluster.break_connections(host)
-        return lambda: None
-    pairs = [(host, cluster.members[fault.other])] if fault.kind == "cut" else []
-    if fault.kind == "split":
-        others = [other for other in cluster.members.values() if other is not host]
-        pairs = [pair for other in others for pair in ((host, other), (other, host))]
+        return cluster.break_connections(host)
+    if fault.kind == "cut":
+        return _cut(cluster, [(host, cluster.members[fault.other])])
+    assert fault.kind == "split", fault
+    others = [other for other in cluster.members.values() if other is not host]
+    return _cut(cluster, [pair for other in others for pair in ((host, other), (other, host))])
+
+
+def _stop(host: StorageNode | CoordinatorHost, power_loss: bool) -> Callable[[], None] | None:
+    if not host.up:
+        return None
+    if isinstance(host, StorageNode):
+        host.stop(power_loss)
+    else:
+        host.stop()
+
+    def mend() -> None:
+        if not host.up:
+            host.start()
+
+    return mend
+
+
+def _pause(host: StorageNode | CoordinatorHost) -> Callable[[], None] | None:
+    if not host.up or host.paused:
+        return None
+    host.paused, run = True, host.run
+
+    def mend() -> None:
+        if host.run == run:
+            host.resume()
+
+    return mend
+
+
+def _fill(host: StorageNode | CoordinatorHost) -> Callable[[], None]:
+    assert isinstance(host, StorageNode), host.name
+    host.journal.full = True
+
+    def mend() -> None:
+        host.journal.full = False
+
+    return mend
+
+
+def _cut(cluster: Cluster, pairs: Sequence[tuple[Peer, Peer]]) -> Callable[[], None]:
     for src, dst in pairs:
         cluster.network.cut(src, dst)
-    return lambda: [cluster.network.heal(src, dst) for src, dst in pairs]
+
+    def mend() -> None:
+        for src, dst in pairs:
+            cluster.network.heal(src, dst)
+
+    return mend

@@ -8,13 +8,15 @@ twin goes along: after a process's end the store must find exactly what the twin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple, Protocol
 
 from dynamo_ray.sim.disk import SimulatedDisk
 from dynamo_ray.storage.codec import Record
-from dynamo_ray.storage.errors import AppendFailedError, WriteFailedError
+from dynamo_ray.storage.errors import AppendFailedError, StorageError, WriteFailedError
+from dynamo_ray.storage.snapshot import NewSnapshot
 from dynamo_ray.storage.store import Opening, Store
 
 SEGMENT_BYTES = 4096
@@ -31,12 +33,12 @@ class Row(NamedTuple):
 
 @dataclass(slots=True)
 class Recovered:
-    """What a start found: maps, hints, what each record replaced, and if that is provably all."""
+    """What a start found: maps, hints, what each record replaced, and what is not provably all."""
 
     maps: list[dict[bytes, bytes]]
     hints: dict[bytes, bytes] = field(default_factory=dict)
     replaced: list[tuple[bytes, bytes | None]] = field(default_factory=list)
-    complete: bool = True
+    doubted: frozenset[int] = frozenset()
 
     def take(self, row: Row) -> None:
         """Replay one record; the last one of a key wins."""
@@ -79,6 +81,12 @@ class Journal(Protocol):
     def recover(self) -> Recovered:
         """Read back what is there, as a start does."""
 
+    def begin_snapshot(self) -> NewSnapshot | None:
+        """Begin a snapshot, if this kind of log has any and the disk takes it."""
+
+    def cut(self) -> None:
+        """Let go of the log that a finished snapshot holds."""
+
 
 class ListJournal:
     """The dumb twin. What was appended survives the process; what was synced, the machine."""
@@ -87,7 +95,7 @@ class ListJournal:
         self.full = False
         self.rows: list[Row] = []
         self._partitions = partitions
-        self._is_synced = durability == "synced"
+        self._durability = durability
         self._durable = 0
         self._last_ms = 0
         self._lost = False
@@ -115,8 +123,16 @@ class ListJournal:
         """The process ends; a power loss keeps what was synced and any part of the rest."""
         if power_loss:
             kept = self._chance.randint(self._durable, len(self.rows))
-            self._lost = True
             del self.rows[kept:]
+        proves = ("written", "synced") if not power_loss else ("synced",)
+        self._lost = self._lost or self._durability not in proves
+
+    def begin_snapshot(self) -> NewSnapshot | None:
+        """The twin has no snapshots."""
+        return None
+
+    def cut(self) -> None:
+        """The twin keeps everything."""
 
     def recover(self) -> Recovered:
         """Read back what is there."""
@@ -124,7 +140,8 @@ class ListJournal:
         found = Recovered([{} for _ in range(self._partitions)])
         for row in self.rows:
             found.take(row)
-        found.complete = self._is_synced or not self._lost
+        if self._lost:
+            found.doubted = frozenset(range(self._partitions))
         return found
 
 
@@ -137,7 +154,7 @@ class StoreJournal:
         self.disk = SimulatedDisk(name, chance)
         self.on_difference: Callable[[str], None] = lambda text: None
         self._twin = ListJournal(Random(0), partitions, durability)
-        self._is_comparable = True
+        self._is_comparable = self._knows_all = True
         self._chance = chance
         self._boot = 0
         self._wall_ms = 0
@@ -186,6 +203,18 @@ class StoreJournal:
         else:
             self.disk.end_process()
 
+    def begin_snapshot(self) -> NewSnapshot | None:
+        """Begin a snapshot; None if the disk takes none."""
+        try:
+            return self._store.begin_snapshot()
+        except StorageError:
+            return None
+
+    def cut(self) -> None:
+        """Let go of the log that a finished snapshot holds."""
+        with suppress(StorageError):
+            self._knows_all = self._knows_all and self._store.cut_log() == 0
+
     def recover(self) -> Recovered:
         """Open the directory and read back what is there."""
         node_id, name, partitions, durability = self._words
@@ -204,7 +233,7 @@ class StoreJournal:
         replaced: list[tuple[bytes, bytes | None]] = []
         self._store = Store.open(self.disk, opening, segment_bytes=SEGMENT_BYTES)
         found = self._store.recover(lambda key, before, after: replaced.append((before, after)))
-        recovered = Recovered(found.maps, found.hints, replaced, found.complete)
+        recovered = Recovered(found.maps, found.hints, replaced, found.doubted)
         self._compare(recovered)
         return recovered
 
@@ -214,12 +243,12 @@ class StoreJournal:
             due = twin.recover()
             if (found.maps, found.hints) != (due.maps, due.hints):
                 self.on_difference(f"{self.disk.name}: the store found other states than were logged")
-            elif found.replaced != due.replaced:
+            elif self._knows_all and found.replaced != due.replaced:
                 self.on_difference(f"{self.disk.name}: the store told other replaced states")
-        self._is_comparable = True
+            return
+        self._is_comparable, self._knows_all = True, False
         twin.rows = [
             Row(partition, key, state, found.hints.get(key, b""))
             for partition, of in enumerate(found.maps)
             for key, state in of.items()
         ]
-

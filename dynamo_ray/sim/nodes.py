@@ -1,16 +1,17 @@
 """The shell of a storage node in the simulator: the twin of the node server.
 
     request ─► Node ─► Persist ─► gathered ─► append ─► appended ─► Answer
-                │                     (one at a time)   sync ─► synced
+                │                                       sync ─► synced
                 └► ToPeer ─► call, with a time limit ─► on_peer
 
-One thing at a time happens at the log: an append of all that was gathered, or a sync. A crash may
-come before the write, between the write and its answer, or after it. The shell also tells the
+One append of all that was gathered is under way at a time; a sync may run beside it. A crash may come
+before the write, between the write and its answer, or after it. The shell also tells the
 history what it alone can see: every mint, every record, every answer that ran ahead of the log.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from dynamo_ray.core.detector import Detector
@@ -24,8 +25,12 @@ from dynamo_ray.sim.history import History, decode
 from dynamo_ray.sim.journal import AppendRefusedError, Journal, Row
 from dynamo_ray.sim.network import Network, Peer
 from dynamo_ray.sim.world import SECOND, World
+from dynamo_ray.storage.codec import Record
+from dynamo_ray.storage.errors import StorageError
+from dynamo_ray.storage.snapshot import NewSnapshot
 
 DELIVERY_S = 1.0
+SNAPSHOT_S = 0.7
 
 
 class StorageNode(Peer):
@@ -39,6 +44,7 @@ class StorageNode(Peer):
         self.journal = journal
         self.append_us = 100
         self.sync_us = 2000
+        self.takes_snapshots = False
         self.ring: Ring
         self.settings: Settings
         self.history: History
@@ -64,14 +70,16 @@ class StorageNode(Peer):
         self.detector = Detector(times.suspect_s, times.tick_s)
         self.detector.watch(sorted(self.peers), self.mono_s)
         self._gathered: list[Persist] = []
-        self._busy = False
+        self._appending = self._syncing = False
         self._may_append = False
         self._sync_due = False
-        self._last_appended = 0
+        self._appended_at = 0
         self._synced_at = 0
         self._renew()
         self.after(int(times.tick_s * SECOND), "tick", self._tick)
         self.after(int(times.sync_s * SECOND), "sync due", self._sync_timer)
+        if self.takes_snapshots:
+            self.after(int(SNAPSHOT_S * SECOND), "snapshot", self._snapshot)
 
     def stop(self, power_loss: bool = False) -> None:
         """The process ends at once."""
@@ -99,12 +107,12 @@ class StorageNode(Peer):
     @property
     def is_busy(self) -> bool:
         """True while the log has work."""
-        return self._busy or bool(self._gathered)
+        return self._appending or bool(self._gathered)
 
     def _replay(self) -> None:
         """What recovery found; replaced versions leave their put ids behind (rule 7)."""
         found = self.journal.recover()
-        self.replica.doubted = frozenset() if found.complete else self.replica.owned
+        self.replica.doubted = found.doubted
         for before, after in found.replaced:
             self.replica.puts.remember(replaced(before, after))
         maps = self.replica.maps
@@ -155,23 +163,24 @@ class StorageNode(Peer):
         def end(reply: Any) -> None:
             self._perform(self.node.on_peer(node, reply))
 
-        call = self.call(
-            self.peers[node], effect.message, DELIVERY_S, end, lambda maybe_applied: end(None)
-        )
+        def late() -> None:
+            if self.give_up(call):
+                end(None)
+
+        peer = self.peers[node]
+        call = self.call(peer, effect.message, DELIVERY_S, end, lambda maybe_applied: end(None))
         if call:
-            limit_us = int(DELIVERY_S * SECOND)
-            self.after(limit_us, "time limit", lambda: self.give_up(call) and end(None))
+            self.after(int(DELIVERY_S * SECOND), "time limit", late)
 
     def _work(self) -> None:
-        """Give the log its next piece of work, if it is idle."""
-        if self._busy or not self._may_append:
+        """Give the log what is due: an append, or a sync, which may run beside appends."""
+        if not self._may_append:
             return
-        if self._gathered:
+        if self._gathered and not self._appending:
             self._append()
-        elif self._sync_due or (self.node.wants_sync and self._unsynced()):
-            self._busy = True
-            self._sync_due = False
-            self.after(self._taking(self.sync_us), "synced", self._synced)
+        if not self._syncing and self._synced_at < self._appended_at:
+            if self._sync_due or self.node.wants_sync:
+                self._sync()
 
     def _append(self) -> None:
         gathered, self._gathered = self._gathered, []
@@ -179,28 +188,51 @@ class StorageNode(Peer):
         try:
             self.journal.append(rows)
         except AppendRefusedError as error:
-            self._gathered = []
             self._perform(self.node.on_append_failed(cut_back=not error.unknown))
             return
-        self._busy = True
+        self._appending = True
         for row in rows:
             self._tell_logged(row)
         self.after(self._taking(self.append_us), "appended", self._appended, gathered[-1].position)
 
     def _appended(self, position: int) -> None:
-        self._busy = False
-        self._last_appended = position
+        self._appending = False
+        self._appended_at = position
         self._perform(self.node.on_appended(position))
 
-    def _synced(self) -> None:
-        self._busy = False
-        self.journal.sync()
-        self.synced = dict(self.logged)
-        self._synced_at = self._last_appended
-        self._perform(self.node.on_synced(self._last_appended))
+    def _sync(self) -> None:
+        self._syncing, self._sync_due = True, False
+        covered = self._appended_at, dict(self.logged)
+        if early := self._chance.random() < 0.5:
+            self.journal.sync()
+        self.after(self._taking(self.sync_us), "synced", self._synced, not early, *covered)
 
-    def _unsynced(self) -> bool:
-        return self._synced_at < self._last_appended
+    def _synced(self, late: bool, position: int, states: dict[bytes, bytes]) -> None:
+        self._syncing = False
+        if late:
+            self.journal.sync()
+        self.synced = states
+        self._synced_at = position
+        self._perform(self.node.on_synced(position))
+
+    def _snapshot(self) -> None:
+        """Write every partition aside, one by one, while others go on; then cut the log."""
+        taking = None if self._appending or self._gathered else self.journal.begin_snapshot()
+        if taking is not None:
+            self._write_aside(taking, 0)
+        self.after(int(SNAPSHOT_S * SECOND), "snapshot", self._snapshot)
+
+    def _write_aside(self, taking: NewSnapshot, partition: int) -> None:
+        with suppress(StorageError):
+            if partition < self.settings.partitions:
+                of, hints = self.replica.maps[partition], self.replica.hints.of
+                taking.write(partition, [Record(partition, k, of[k], hints(k)) for k in of])
+                partition += 1
+            elif not self._appending and not self._gathered:
+                taking.finish()
+                self.journal.cut()
+                return
+            self.after(self._taking(self.sync_us), "aside", self._write_aside, taking, partition)
 
     def _renew(self) -> None:
         incarnation = self.journal.new_incarnation(self.wall_ms)

@@ -125,7 +125,9 @@ class Run:
         self.world.run_until(self.world.now + 5 * SECOND, lambda: bool(ended))
         self._settle(0.2)
         quiet = self._until_quiet() and quiet
-        self.history.calm = quiet and all(r.outcome == OK and not r.degraded for r in reads)
+        proved = not any(node.replica.doubted for node in self.cluster.nodes)
+        answered = all(r.outcome == OK and not (r.degraded and proved) for r in reads)
+        self.history.calm = quiet and (answered or not proved)
         self._collect()
 
     def result(self, ladder: bool = False) -> Result:
