@@ -22,6 +22,7 @@ from enum import Enum
 
 from dynamo_ray.core.merge import merge
 from dynamo_ray.core.messages import (
+    ALWAYS_REFUSED,
     Code,
     Done,
     Effect,
@@ -154,13 +155,19 @@ class Put:
         codes = minted.codes or [Code.OK] * len(minted.states)
         self._live = [i for i, code in enumerate(codes) if code == Code.OK]
         self._failures = [
-            Failure(i, code, self._w, 0) for i, code in enumerate(codes) if code != Code.OK
+            Failure(i, self._honest(code), self._w, 0)
+            for i, code in enumerate(codes)
+            if code != Code.OK
         ]
         if not self._live:
             return self._end(Code.OK, 0, close=True)
         self._merge = self._merge_of(minted.states)
         self._acks.add(node)
         return self._spread(node) + self._after_vote()
+
+    def _honest(self, code: int) -> int:
+        """What one minter refused, an earlier one that did not answer may have applied (rule 7)."""
+        return Code.UNKNOWN if self._maybe_applied and code not in ALWAYS_REFUSED else code
 
     def _merge_of(self, states: Sequence[bytes | None]) -> Merge:
         keys, partitions = self._mint.keys, self._mint.partitions
