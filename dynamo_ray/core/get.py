@@ -84,11 +84,14 @@ class Get:
             return []
         self._pending.discard(node)
         self._answers[node] = fetched.states
-        if fetched.complete and node in self._route.owners:
+        effects: list[Effect] = []
+        if not fetched.complete:
+            effects = self._make_good_for(node)
+        elif node in self._route.owners:
             self._counted.add(node)
         if self._merged is not None:
             self._merged = _merge_columns([self._merged, fetched.states])
-        return self._check()
+        return effects + self._check()
 
     def on_refused(self, node: bytes, code: int) -> list[Effect]:
         """A node did nothing, and says so."""
@@ -99,12 +102,7 @@ class Get:
         if self._closed or node not in self._pending:
             return []
         self._pending.discard(node)
-        effects: list[Effect] = []
-        if not self._answered and node in self._route.owners:
-            waiting = self._pending.intersection(self._route.owners) - self._hopeless
-            if len(self._counted) + len(waiting) < self._r:
-                effects = self._ask_stand_ins()
-        return effects + self._check()
+        return self._make_good_for(node) + self._check()
 
     def on_deadline(self) -> list[Effect]:
         """The caller's time is up; a second call ends the work that goes on after the answer."""
@@ -116,6 +114,14 @@ class Get:
     def _ask(self, node: bytes) -> list[Effect]:
         self._pending.add(node)
         return [Send(node, self._fetch)]
+
+    def _make_good_for(self, node: bytes) -> list[Effect]:
+        """An owner will not count; where the others cannot decide alone, stand-ins are asked."""
+        if self._answered or node not in self._route.owners:
+            return []
+        waiting = self._pending.intersection(self._route.owners) - self._hopeless
+        short = len(self._counted) + len(waiting) < self._r
+        return self._ask_stand_ins() if short else []
 
     def _ask_stand_ins(self) -> list[Effect]:
         """As many later nodes as there are owners: any of them may hold what an owner missed."""
