@@ -154,14 +154,11 @@ class Coordinator:
     def on_tick(self, now: float, wall_ms: int) -> list[Out]:
         """End what has run out of time: first the caller's, then that of the work after it."""
         out: list[Out] = []
-        linger_s = self.desk.settings.times.linger_s
         for operation in [one for one in self._operations if one.deadline <= now]:
-            effects = operation.machine.on_deadline()
-            if operation.lingers and not operation.machine.closed:
+            lingered = operation.lingers
+            self._perform(operation, operation.machine.on_deadline(), now, wall_ms, out)
+            if lingered:
                 self._close(operation)
-            operation.lingers = True
-            operation.deadline = now + linger_s
-            self._perform(operation, effects, now, wall_ms, out)
         return out
 
     def _perform(
@@ -180,6 +177,10 @@ class Coordinator:
                 self._answer(operation.to, _gather(operation, effect.outcome, wall_ms), out)
         if closed:
             self._close(operation)
+        elif operation.machine.answered and not operation.lingers:
+            # The caller's time may be short; what goes on after its answer has time of its own.
+            operation.lingers = True
+            operation.deadline = now + self.desk.settings.times.linger_s
 
     def _send(self, operation: Operation, effect: Send, now: float, tracked: bool) -> ToNode:
         self._last_call += 1

@@ -1,0 +1,259 @@
+"""The coordinator: calls out, replies in, one answer per request, and an end to everything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamo_ray.core.coordinator import Coordinator, ToClient, ToNode
+from dynamo_ray.core.messages import (
+    ClientGet,
+    Code,
+    Fetch,
+    Fetched,
+    GetDone,
+    Merge,
+    Merged,
+    Mint,
+    Minted,
+    PutDone,
+    Refused,
+)
+from dynamo_ray.core.ring import partition_of
+from dynamo_ray.core.settings import Limits, Settings, Times
+from dynamo_ray.core.version import clock_of
+from tests.core.histories import dot, state, version
+from tests.core.test_requests import DESK, KEYS, keys_of_different_routes, put_of
+
+WALL = 1_000
+HELD = state(version(dot("a", 1), b"v"))
+MINTED = Minted([HELD], [clock_of(HELD)])
+OWNERS = DESK.ring.owners(partition_of(b"k", 16))
+GET = ClientGet([b"k"], 0, False, 1_000)
+
+
+def coordinator(**settings: Any) -> Coordinator:
+    return Coordinator(replace(DESK, settings=replace(DESK.settings, **settings)))
+
+
+def ask(at: Coordinator, message: Any, now: float = 0.0, to: str = "client") -> list[Any]:
+    return at.on_request(to, message, now, WALL)
+
+
+def reply(at: Coordinator, call: ToNode, message: Any, now: float = 0.1) -> list[Any]:
+    return at.on_reply(call.call, message, now, WALL)
+
+
+def to_client(out: list[Any]) -> list[Any]:
+    return [effect.message for effect in out if isinstance(effect, ToClient)]
+
+
+def test_a_put_from_the_request_to_the_reply() -> None:
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    assert (mint.node, mint.timeout_s) == (OWNERS[0], 1.0) and isinstance(mint.message, Mint)
+    second, third = reply(at, mint, MINTED)
+    assert [second.node, third.node] == list(OWNERS[1:])
+    (done,) = to_client(reply(at, third, Merged()))
+    assert done == PutDone([KEYS.seal(b"k", clock_of(HELD))])
+    assert at.in_flight == 1
+    assert reply(at, second, Merged()) == []
+    assert at.in_flight == 0
+
+
+def test_a_get_from_the_request_to_the_reply_and_the_repair() -> None:
+    at = coordinator()
+    first, second, third = ask(at, GET)
+    assert isinstance(first.message, Fetch)
+    reply(at, first, Fetched([None]))
+    (done,) = to_client(reply(at, second, Fetched([HELD])))
+    assert isinstance(done, GetDone) and done.states == [HELD]
+    (repair,) = reply(at, third, Fetched([HELD]))
+    assert repair.node == OWNERS[0] and isinstance(repair.message, Merge)
+    assert at.in_flight == 0
+    assert reply(at, repair, Merged()) == [] and at.late_replies == 1
+
+
+def test_two_routes_make_two_calls_and_one_reply() -> None:
+    at = coordinator()
+    x, y = keys_of_different_routes(2)
+    calls = ask(at, put_of(keys=[x, y], w=1))
+    assert len({call.call for call in calls}) == 2 and at.in_flight == 2
+    assert to_client(reply(at, calls[0], MINTED)) == []
+    (done,) = to_client(reply(at, calls[1], MINTED))
+    assert [context is not None for context in done.contexts] == [True, True]
+
+
+def test_one_bad_key_fails_alone() -> None:
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"", b"k"], w=1))
+    (done,) = to_client(reply(at, mint, MINTED))
+    assert [f.code for f in done.failures] == [Code.KEY_SIZE]
+    assert done.contexts[0] is None and done.contexts[1] is not None
+
+
+def test_only_bad_keys_are_answered_at_once() -> None:
+    (done,) = to_client(ask(coordinator(), put_of(keys=[b""])))
+    assert [f.code for f in done.failures] == [Code.KEY_SIZE]
+    assert to_client(ask(coordinator(), ClientGet([], 0, False, 1))) == [GetDone([], [])]
+
+
+def test_too_much_is_refused_quickly() -> None:
+    at = coordinator(limits=Limits(in_flight=1, batch_keys=2))
+    assert to_client(ask(at, put_of(keys=[b"k"] * 3)))[0].code == Code.BAD_REQUEST
+    assert to_client(ask(at, GET)) == []
+    assert to_client(ask(at, GET))[0].code == Code.OVERLOADED
+    assert to_client(ask(at, "nonsense"))[0].code == Code.BAD_REQUEST
+
+
+def test_the_deadline_answers_unknown_and_closes_what_has_not_minted() -> None:
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"], timeout_ms=500))
+    assert at.on_tick(0.4, WALL) == []
+    (done,) = to_client(at.on_tick(0.5, WALL))
+    assert done.failures[0].code == Code.UNKNOWN
+    assert at.in_flight == 0
+    assert reply(at, mint, MINTED) == [] and at.late_replies == 1
+
+
+def test_nobody_may_ask_for_more_time_than_there_is() -> None:
+    at = coordinator(times=Times(timeout_max_s=3.0))
+    (mint,) = ask(at, put_of(keys=[b"k"], timeout_ms=60_000))
+    assert mint.timeout_s == 3.0
+    assert to_client(at.on_tick(3.0, WALL))
+
+
+def test_the_work_after_the_answer_has_a_deadline_of_its_own() -> None:
+    """A short time-out is the caller's: stragglers still get their linger, and then the end."""
+    at = coordinator(times=Times(linger_s=2.0))
+    (mint,) = ask(at, put_of(keys=[b"k"], timeout_ms=50))
+    second, third = reply(at, mint, MINTED, now=0.01)
+    assert to_client(reply(at, second, Merged(), now=0.02))
+    assert at.on_tick(0.06, WALL) == [] and at.in_flight == 1
+    (stand_in,) = at.on_failure(third.call, True, 1.0, WALL)
+    assert stand_in.message.hint_for == third.node
+    at.on_tick(2.02, WALL)
+    assert at.in_flight == 0
+
+
+def test_a_get_repairs_when_its_linger_ends() -> None:
+    at = coordinator()
+    first, second, _ = ask(at, GET)
+    reply(at, first, Fetched([None]))
+    reply(at, second, Fetched([HELD]))
+    (repair,) = at.on_tick(5.0, WALL)
+    assert repair.node == first.node and at.in_flight == 0
+
+
+def test_a_straggler_after_a_time_out_is_heard_until_the_linger_ends() -> None:
+    at = coordinator(times=Times(linger_s=2.0))
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    second, _ = reply(at, mint, MINTED)
+    (done,) = to_client(at.on_tick(1.0, WALL))
+    assert done.failures[0].code == Code.UNKNOWN
+    assert at.in_flight == 1
+    assert reply(at, second, Merged(), now=1.5) == []
+    at.on_tick(3.0, WALL)
+    assert at.in_flight == 0
+
+
+def test_a_suspicion_routes_around_and_waits_no_longer() -> None:
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    gone = frozenset({OWNERS[0]})
+    (again,) = at.on_suspected(gone, gone, 0.1, WALL)
+    assert again.node == OWNERS[1] and again.message.put_ids == mint.message.put_ids
+    assert at.on_suspected(gone, frozenset(), 0.2, WALL) == []
+    (other,) = ask(at, put_of(keys=[b"k"]))
+    assert other.node == OWNERS[1]
+    assert len(reply(at, mint, MINTED)) == 2  # an answer that comes after all is welcome
+
+
+def test_an_answer_of_the_wrong_kind_is_a_failure() -> None:
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    (again,) = reply(at, mint, Fetched([None]))
+    assert isinstance(again.message, Mint)
+    (third,) = reply(at, again, Refused(Code.UNKNOWN))
+    calls = [third]
+    while isinstance(calls[-1], ToNode):
+        calls += reply(at, calls[-1], Refused(Code.READ_ONLY))
+    assert calls[-1].message.failures[0].code == Code.UNKNOWN
+
+
+def test_losing_every_minter_before_it_was_asked_is_unavailable() -> None:
+    at = coordinator()
+    (call,) = ask(at, put_of(keys=[b"k"]))
+    while isinstance(call, ToNode):
+        (call,) = at.on_failure(call.call, False, 0.1, WALL)
+    assert call.message.failures[0].code == Code.UNAVAILABLE
+    assert at.in_flight == 0
+
+
+def test_a_call_that_nobody_waits_for_does_no_harm() -> None:
+    at = coordinator()
+    assert at.on_reply(99, Merged(), 0.0, WALL) == [] == at.on_failure(99, True, 0.0, WALL)
+    assert at.late_replies == 1
+
+
+_events = st.lists(
+    st.tuples(
+        st.sampled_from(["put", "get", "ok", "ok", "ok", "refuse", "lost", "suspect", "tick"]),
+        st.integers(0, 9),
+    ),
+    max_size=40,
+)
+
+
+@given(_events)
+def test_every_request_is_answered_once_and_leaves_nothing_behind(
+    events: list[tuple[str, int]],
+) -> None:
+    at = Coordinator(replace(DESK, settings=Settings(partitions=16)))
+    now, asked, answered = 0.0, 0, list[int]()
+    calls: list[ToNode] = []
+    keys = keys_of_different_routes(3)
+
+    def take(out: list[Any]) -> None:
+        for effect in out:
+            if isinstance(effect, ToNode):
+                assert effect.timeout_s >= 0
+                calls.append(effect)
+            else:
+                answered.append(effect.to)
+
+    def answer(call: ToNode) -> Any:
+        count = len(call.message.keys)
+        if isinstance(call.message, Mint):
+            held = state(version(dot(chr(call.node[0]), 1), b"v"))
+            return Minted([held] * count, [clock_of(held)] * count)
+        return Merged() if isinstance(call.message, Merge) else Fetched([HELD] * count)
+
+    for what, which in events:
+        now += 0.2
+        if what in ("put", "get"):
+            asked += 1
+            some = keys[: which % 3 + 1]
+            message = put_of(keys=some) if what == "put" else ClientGet(some, 0, False, 1_000)
+            take(at.on_request(asked, message, now, WALL))
+        elif what == "tick":
+            take(at.on_tick(now, WALL))
+        elif what == "suspect":
+            node = DESK.ring.members[which % 6].node
+            take(at.on_suspected(frozenset({node}), frozenset({node}), now, WALL))
+        elif calls:
+            call = calls.pop(which % len(calls))
+            if what == "ok":
+                take(at.on_reply(call.call, answer(call), now, WALL))
+            elif what == "refuse":
+                take(at.on_reply(call.call, Refused(Code.NOT_READY), now, WALL))
+            else:
+                take(at.on_failure(call.call, True, now, WALL))
+    take(at.on_tick(now + 100, WALL))
+    take(at.on_tick(now + 200, WALL))
+    assert sorted(answered) == list(range(1, asked + 1))
+    assert at.in_flight == 0
+    assert not at._calls
