@@ -8,10 +8,10 @@ other node in ring order, so that there is always somebody to stand in.
 Partitions with the same owners share one preference list and so one *route key*: keys are grouped
 by it, and few route keys make large groups. That is why `claim` looks for a layout with few.
 
-Laws: owners of a partition are distinct, and in as many zones and machines as there can be; every
-node has its share of slots by weight, and of first slots, to within one, as far as zones and nodes
-permit; the order in which members are named plays no part; `reclaim` with unchanged members
-changes nothing.
+Laws: a claimed ring has its owners distinct, in as many zones and on as many machines as there can
+be; every node has its share of slots by weight to within one, and of first slots too, as far as
+zones and nodes permit; the order in which members are named plays no part. `reclaim` keeps all that
+except for the first slots, moves little, and with unchanged members nothing.
 """
 
 from __future__ import annotations

@@ -124,14 +124,13 @@ class _Layout:
     def _chains(
         self, start: int, held: Sequence[Sequence[tuple[list[int], int]]]
     ) -> dict[int, list[Move]]:
-        """The members that chains lead to, and the shortest one to each; no row moves twice."""
+        """The members that chains lead to, and the shortest one to each."""
         chains: dict[int, list[Move]] = {start: []}
         queue = [start]
         for giver in queue:
-            used = [id(row) for row, _, _ in chains[giver]]
             for row, copy in held[giver]:
                 new = [m for m in range(len(held)) if m not in chains and m not in row]
-                if new and id(row) not in used:
+                if new:
                     most = self._crowd(row, copy, giver)
                     for taker in new:
                         if self._crowd(row, copy, taker) <= most:

@@ -6,7 +6,7 @@ from collections import Counter
 from fractions import Fraction
 from itertools import combinations_with_replacement, groupby, product
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo_ray.core.claim import Path, deal, lay_out, shares
@@ -77,6 +77,7 @@ def grouped(paths: list[Path], level: int, among: list[int] | None = None) -> li
 
 
 @given(members())
+@settings(deadline=None)
 def test_shares_are_level(drawn: tuple[list[Path], list[Fraction], int, int]) -> None:
     """In a group, whoever has less for its weight than another is full, or the other is held up.
 
@@ -101,6 +102,7 @@ def test_shares_are_level(drawn: tuple[list[Path], list[Fraction], int, int]) ->
 
 
 @given(members())
+@settings(deadline=None)
 def test_a_layout_is_balanced_and_spread_as_far_as_can_be(
     drawn: tuple[list[Path], list[Fraction], int, int],
 ) -> None:
@@ -116,12 +118,13 @@ def test_a_layout_is_balanced_and_spread_as_far_as_can_be(
 
 
 @given(members())
+@settings(deadline=None)
 def test_a_layout_has_few_routes(drawn: tuple[list[Path], list[Fraction], int, int]) -> None:
     paths, weights, q, n = drawn
     rows = lay_out(paths, weights, q, n)
     assert len({frozenset(row) for row in rows}) <= len(paths)
-    assert len(set(rows)) <= 2 * len(paths)
-    # Each route is one stretch of the ring.
+    # A route differs from another of the same owners in who is first, and is one stretch.
+    assert len(set(rows)) == len({(row[0], frozenset(row)) for row in rows})
     assert len(list(groupby(rows))) == len(set(rows))
 
 
@@ -133,6 +136,7 @@ arcs = st.lists(
 
 
 @given(arcs, st.lists(st.integers(-4, 8).map(lambda n: Fraction(n, 2)), min_size=4, max_size=4))
+@settings(deadline=None)
 def test_dealing_is_as_good_as_the_best_of_all_deals(
     given_arcs: list[tuple[int, tuple[int, ...]]], due: list[Fraction]
 ) -> None:

@@ -80,6 +80,11 @@ def test_a_stand_in_stands_where_no_other_copy_is() -> None:
     assert pair_stand_ins(placed(A, B, C, **zones)) == ((A, D), (B, E), (C, F))
 
 
+def test_an_owner_that_turned_out_to_be_unreachable_leaves_its_zone_free() -> None:
+    zones = {"A": "x", "B": "y", "C": "z", "D": "y", "E": "x", "F": "z"}
+    assert StandIns(placed(**zones)).next_for(A) == E
+
+
 def test_a_fourth_zone_is_as_good_as_the_missing_owners_own() -> None:
     zones = {"A": "x", "B": "y", "C": "z", "D": "y", "E": "w", "F": "x"}
     assert pair_stand_ins(placed(A, **zones)) == ((A, E),)

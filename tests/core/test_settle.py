@@ -79,14 +79,14 @@ def clusters(draw: st.DrawFn) -> tuple[list[Path], list[Fraction]]:
 
 
 @given(clusters(), st.integers(1, 40), st.integers(1, 3))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_what_is_balanced_stays(cluster: tuple[list[Path], list[Fraction]], q: int, n: int) -> None:
     rows = lay_out(*cluster, q, n)
     assert settle(rows, *cluster) == rows
 
 
 @given(clusters(), st.lists(st.permutations(range(3)), min_size=1, max_size=30))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_settling_twice_is_settling_once(
     cluster: tuple[list[Path], list[Fraction]], rows: list[list[int]]
 ) -> None:
