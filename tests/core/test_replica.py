@@ -63,9 +63,10 @@ def merge_of(
 
 
 def minted(effects: list[Any]) -> Minted:
+    """The answer of a mint; its columns as lists, whatever sequences they are."""
     message = effects[-1].message
     assert isinstance(message, Minted), message
-    return message
+    return Minted(list(message.states), list(message.contexts), list(message.codes))
 
 
 def put(node: Replica, *args: Any, **options: Any) -> bytes:
@@ -85,10 +86,9 @@ def test_a_mint_changes_the_map_persists_and_then_answers() -> None:
     effects = node.on_mint("co", mint(b"k", b"v"), NOW)
     held = node.maps[OWNED][b"k"]
     assert shown(held) == {dot("a", 1): b"v"}
-    assert effects == [
-        Persist(1, [OWNED], [b"k"], [held], ()),
-        Reply("co", Minted((held,), (clock_of(held),)), after=1),
-    ]
+    assert effects[0] == Persist(1, [OWNED], [b"k"], [held], ())
+    assert effects[1:] == [Reply("co", effects[1].message, after=1)]
+    assert minted(effects) == Minted([held], [clock_of(held)], [])
 
 
 def test_a_merge_persists_and_then_answers_and_a_known_state_answers_only() -> None:
@@ -155,7 +155,7 @@ def test_one_bad_context_fails_alone() -> None:
     batch = Mint(keys, [OWNED] * 3, [b"v"] * 3, [None, b"no clock", None], ids, [0] * 3)
     persist, reply = node.on_mint("co", batch, NOW)
     assert persist.keys == [b"x", b"z"]
-    assert reply.message.codes == (Code.OK, Code.INVALID_CONTEXT, Code.OK)
+    assert minted([reply]).codes == [Code.OK, Code.INVALID_CONTEXT, Code.OK]
     assert reply.message.states[1] is None and reply.message.contexts[1] is None
     assert b"y" not in node.maps[OWNED]
 
@@ -165,7 +165,8 @@ def test_too_many_siblings_are_refused_and_a_put_that_replaces_them_passes() -> 
     put(node, b"k", bytes(500), CONCURRENT, b"1")
     before = put(node, b"k", bytes(200), CONCURRENT, b"2")
     effects = node.on_mint("co", mint(b"k", bytes(500), CONCURRENT, b"3"), NOW)
-    assert effects == [Reply("co", Minted((None,), (None,), (Code.TOO_MANY_SIBLINGS,)), 0)]
+    assert minted(effects) == Minted([None], [None], [Code.TOO_MANY_SIBLINGS])
+    assert [effect.after for effect in effects] == [0]
     assert node.maps[OWNED][b"k"] == before
     assert len(shown(put(node, b"k", bytes(5_000), None, b"4"))) == 1
 
@@ -262,7 +263,7 @@ def test_a_retry_at_a_node_that_merged_it_is_the_same_put() -> None:
     one, other = replica(A), replica(B)
     held = put(one, b"k", b"v")
     other.on_merge("co", merge_of(b"k", held))
-    assert minted(other.on_mint("co", mint(b"k", b"v"), NOW)).states == (held,)
+    assert minted(other.on_mint("co", mint(b"k", b"v"), NOW)).states == [held]
 
 
 def test_a_retry_after_it_was_replaced_changes_nothing_and_deletes_nothing() -> None:
@@ -270,8 +271,8 @@ def test_a_retry_after_it_was_replaced_changes_nothing_and_deletes_nothing() -> 
     put(node, b"k", b"v1", put_id=b"1")
     held = put(node, b"k", b"v2", put_id=b"2")
     again = minted(node.on_mint("co", mint(b"k", b"v1", put_id=b"1"), NOW))
-    assert again.states == (held,) and node.maps[OWNED][b"k"] == held
-    assert again.contexts == (seen(dot("a", 1)),)
+    assert again.states == [held] and node.maps[OWNED][b"k"] == held
+    assert again.contexts == [seen(dot("a", 1))]
 
 
 def test_the_same_put_id_with_another_value_is_another_put() -> None:
@@ -288,7 +289,7 @@ def test_a_retry_of_a_put_that_went_home_is_unknown() -> None:
     node.on_tick(NOW, frozenset())
     node.on_delivered(B)
     again = minted(node.on_mint("co", mint(b"k", b"v", hint_for=B, partition=FOREIGN), NOW))
-    assert again == Minted((None,), (None,), (Code.UNKNOWN,))
+    assert again == Minted([None], [None], [Code.UNKNOWN])
     assert not node.hints.owners()
 
 
