@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dynamo_ray.batching import Batch, Options
+from dynamo_ray.core.encoding import TTL_MAX_MS
 from dynamo_ray.core.messages import ClientGet, ClientPut, Failure, GetDone, PutDone, Refused
+from dynamo_ray.core.mint import PUT_ID_BYTES
 from dynamo_ray.errors import BatchError, ClosedError, DynamoError, OperationTimeoutError
 from dynamo_ray.found import Found, Written
 from dynamo_ray.outcomes import error_of_key, error_of_request
@@ -22,7 +24,9 @@ from dynamo_ray.resolvers import Resolver
 from dynamo_ray.session import Session
 
 Key = str | bytes
-KEYS_A_REQUEST = 1000
+# Requests of a many-key call follow each other through client, coordinator and nodes like wagons:
+# short enough that all of them work at the same time, and that none holds its loop for long.
+KEYS_A_REQUEST = 250
 BYTES_A_REQUEST = 4 * 1024 * 1024
 UPDATE_TRIES = 5
 
@@ -204,9 +208,8 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> dict[Key, Written]:
         """Write many keys, each with its own outcome. Raises BatchError where part failed."""
-        known = contexts or {}
-        rows = {k: self._row(k, value_bytes(v), known.get(k), ttl_s) for k, v in items.items()}
-        return await self._write_many(rows, w, strict, timeout_s)
+        rows = self._rows(list(items), map(value_bytes, items.values()), contexts, ttl_s)
+        return await self._write_many(items, rows, w, strict, timeout_s)
 
     async def delete_many(
         self,
@@ -218,9 +221,9 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> dict[Key, Written]:
         """Delete many keys, each with its own outcome. Raises BatchError where part failed."""
-        known = contexts or {}
-        rows = {key: self._row(key, None, known.get(key), None) for key in keys}
-        return await self._write_many(rows, w, strict, timeout_s)
+        given = list(dict.fromkeys(keys))
+        rows = self._rows(given, [None] * len(given), contexts, None)
+        return await self._write_many(given, rows, w, strict, timeout_s)
 
     # ---- the cluster
 
@@ -262,12 +265,8 @@ class AsyncClient:
     def _row(
         self, key: Key, value: bytes | None, context: bytes | None, ttl_s: float | None
     ) -> Row:
-        if context is not None and not isinstance(context, bytes):
-            raise TypeError(f"a context is bytes, not {type(context).__name__}")
-        if ttl_s is not None and ttl_s <= 0:
-            raise ValueError(f"ttl_s must be above 0, not {ttl_s}")
-        ttl_ms = 0 if ttl_s is None else max(1, int(ttl_s * 1000))
-        return key_bytes(key), value, context, os.urandom(16), ttl_ms
+        put_id = os.urandom(PUT_ID_BYTES)
+        return key_bytes(key), value, _checked_context(context), put_id, _ttl_ms(ttl_s)
 
     async def _write(
         self, row: Row, w: int | None, strict: bool | None, timeout_s: float | None
@@ -276,14 +275,42 @@ class AsyncClient:
         batch = self._puts.get(options) or self._batch(self._puts, options)
         return Written(await batch.add(row))
 
+    def _rows(
+        self,
+        keys: Sequence[Key],
+        values: Iterable[bytes | None],
+        contexts: Mapping[Key, bytes] | None,
+        ttl_s: float | None,
+    ) -> list[Row]:
+        """`_row` for many keys: the put ids are drawn together."""
+        ids = os.urandom(PUT_ID_BYTES * len(keys))
+        ends = range(PUT_ID_BYTES, len(ids) + 1, PUT_ID_BYTES)
+        ttl_ms = _ttl_ms(ttl_s)
+        known = contexts or {}
+        return [
+            (
+                key if type(key) is bytes else key_bytes(key),
+                value,
+                _checked_context(known.get(key)),
+                ids[end - PUT_ID_BYTES : end],
+                ttl_ms,
+            )
+            for key, value, end in zip(keys, values, ends, strict=True)
+        ]
+
     async def _write_many(
-        self, rows: dict[Key, Row], w: int | None, strict: bool | None, timeout_s: float | None
+        self,
+        keys: Iterable[Key],
+        rows: list[Row],
+        w: int | None,
+        strict: bool | None,
+        timeout_s: float | None,
     ) -> dict[Key, Written]:
         options = self._options(self._w if w is None else w, strict, timeout_s)
-        results = await self._many(list(rows.values()), options, self._send_puts, self._settle_puts)
+        results = await self._many(rows, options, self._send_puts, self._settle_puts)
         written: dict[Key, Written] = {}
         failures: dict[Key, DynamoError] = {}
-        for key, result in zip(rows, results, strict=True):
+        for key, result in zip(keys, results, strict=True):
             if isinstance(result, DynamoError):
                 failures[key] = result
             else:
@@ -376,6 +403,20 @@ class AsyncClient:
 
     def _setting(self, name: str) -> int:
         return int(self._session.charter.get("settings", {}).get(name, 0))
+
+
+def _checked_context(context: bytes | None) -> bytes | None:
+    if context is not None and not isinstance(context, bytes):
+        raise TypeError(f"a context is bytes, not {type(context).__name__}")
+    return context
+
+
+def _ttl_ms(ttl_s: float | None) -> int:
+    if ttl_s is None:
+        return 0
+    if not 0 < ttl_s * 1000 <= TTL_MAX_MS:
+        raise ValueError(f"ttl_s must be above 0 and at most 100 years, not {ttl_s}")
+    return max(1, int(ttl_s * 1000))
 
 
 def _futures_of(

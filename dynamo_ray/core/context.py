@@ -10,7 +10,7 @@ of another key or another cluster, or an altered one, is refused, never taken fo
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from dynamo_ray.core.clock import Clock
@@ -35,9 +35,17 @@ class ContextKeys:
 
     def seal(self, key: bytes, clock: bytes) -> bytes:
         """The token for a clock of `key`."""
-        mac = self._sealing.copy()
-        mac.update(len(key).to_bytes(4, "big") + key + clock)
-        return self._head + mac.digest() + clock
+        return self.seals((key,), (clock,))[0] + clock
+
+    def seals(self, keys: Iterable[bytes], clocks: Iterable[bytes]) -> list[bytes]:
+        """What stands before the clock in the token of each key."""
+        copy, head = self._sealing.copy, self._head
+        seals: list[bytes] = []
+        for key, clock in zip(keys, clocks, strict=True):
+            mac = copy()
+            mac.update(len(key).to_bytes(4, "big") + key + clock)
+            seals.append(head + mac.digest())
+        return seals
 
     def open(self, key: bytes, token: bytes) -> bytes | None:
         """The clock's canonical bytes, or None if this cluster did not seal the token for `key`."""

@@ -46,6 +46,10 @@ _BY_KIND = {cls.KIND: cls for cls in _CLASSES}
 CLIENT_KINDS = frozenset({ClientPut.KIND, ClientGet.KIND})
 
 
+_BYTES, _INTS = frozenset({bytes}), frozenset({int})
+_BYTES_OR_NONE = frozenset({bytes, type(None)})
+
+
 class BadMessageError(ValueError):
     """Fields that are not those of a message; the sentence says which."""
 
@@ -93,22 +97,21 @@ def _check_client(message: ClientPut | ClientGet) -> None:
     """Refuse a client's message whose columns differ in length or hold what they must not."""
     if isinstance(message, ClientGet):
         numbers: tuple[Any, ...] = (message.r, message.timeout_ms)
-        columns: tuple[tuple[Any, tuple[type, ...]], ...] = ((message.keys, (bytes,)),)
+        columns: tuple[tuple[Any, Any], ...] = ((message.keys, _BYTES),)
     else:
-        none = type(None)
         numbers = (message.w, message.timeout_ms)
         columns = (
-            (message.keys, (bytes,)),
-            (message.values, (bytes, none)),
-            (message.contexts, (bytes, none)),
-            (message.put_ids, (bytes,)),
-            (message.ttls_ms, (int,)),
+            (message.keys, _BYTES),
+            (message.values, _BYTES_OR_NONE),
+            (message.contexts, _BYTES_OR_NONE),
+            (message.put_ids, _BYTES),
+            (message.ttls_ms, _INTS),
         )
     count = len(message.keys) if isinstance(message.keys, list | tuple) else -1
     for column, types in columns:
         if not isinstance(column, list | tuple) or len(column) != count:
             raise BadMessageError("the columns of a request differ in length")
-        if not all(type(one) in types for one in column):
+        if not types.issuperset(map(type, column)):
             raise BadMessageError("a column of a request holds something of the wrong type")
     if not all(type(number) is int and 0 <= number < 2**31 for number in numbers):
         raise BadMessageError("a number of a request is out of range")
@@ -119,7 +122,9 @@ def _check_client(message: ClientPut | ClientGet) -> None:
 
 
 def _check_put(message: ClientPut) -> None:
-    if not all(0 <= ttl_ms <= TTL_MAX_MS for ttl_ms in message.ttls_ms):
+    if not message.keys:
+        return
+    if min(message.ttls_ms) < 0 or max(message.ttls_ms) > TTL_MAX_MS:
         raise BadMessageError("a lifetime must be from 0 to 100 years")
-    if not all(len(put_id) == PUT_ID_BYTES for put_id in message.put_ids):
+    if {PUT_ID_BYTES} != set(map(len, message.put_ids)):
         raise BadMessageError(f"a put id has {PUT_ID_BYTES} bytes")

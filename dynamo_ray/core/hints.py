@@ -23,17 +23,17 @@ class Hints:
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._of_key: dict[bytes, bytes] = {}
+        self.of_key: dict[bytes, bytes] = {}
         self._for_owner: dict[bytes, dict[bytes, int]] = {}
         self._sizes: dict[bytes, int] = {}
         self._in_flight: dict[bytes, dict[bytes, bytes]] = {}
 
     def __len__(self) -> int:
-        return len(self._of_key)
+        return len(self.of_key)
 
     def of(self, key: bytes) -> bytes:
         """The `hints` column of the key's record: its owners' node ids, concatenated."""
-        return self._of_key.get(key, b"")
+        return self.of_key.get(key, b"")
 
     def count_for(self, owner: bytes) -> int:
         """How many keys are kept for an owner."""
@@ -53,10 +53,10 @@ class Hints:
 
     def add(self, owner: bytes, key: bytes, partition: int, size: int) -> None:
         """Keep the copy of `key`, of `size` bytes, for `owner`."""
-        kept = self._of_key.get(key, b"")
+        kept = self.of_key.get(key, b"")
         self._for_owner.setdefault(owner, {})[key] = partition
         if owner not in owners_in(kept):
-            self._of_key[key] = kept + owner
+            self.of_key[key] = kept + owner
         self._bytes += size - self._sizes.get(key, 0)
         self._sizes[key] = size
 
@@ -65,8 +65,8 @@ class Hints:
         self._for_owner.get(owner, {}).pop(key, None)
         left = [one for one in owners_in(self.of(key)) if one != owner]
         if left:
-            self._of_key[key] = b"".join(left)
-        elif self._of_key.pop(key, None) is not None:
+            self.of_key[key] = b"".join(left)
+        elif self.of_key.pop(key, None) is not None:
             self._bytes -= self._sizes.pop(key, 0)
 
     def restore(self, key: bytes, partition: int, owners: bytes, size: int) -> None:

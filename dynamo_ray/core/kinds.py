@@ -1,9 +1,9 @@
 """The kinds of the small questions that any member answers; their fields are plain values.
 
-    VIEW      [rows]               the asker's view, or nothing         -> VIEWED   [rows, charter as JSON]
-    STATUS    []                                                        -> STATUSED [JSON]
-    WHERE     [key]                                                     -> LOCATED  [JSON]
-    SCAN      [partition, after]   a storage node's keys after a key    -> SCANNED  [keys, page size]
+    VIEW    [rows]              the asker's view, or nothing       -> VIEWED [rows, charter JSON]
+    STATUS  []                                                     -> STATUSED [JSON]
+    WHERE   [key]                                                  -> LOCATED [JSON]
+    SCAN    [partition, after]  a storage node's keys after a key  -> SCANNED [keys, page size]
 
 The kinds of the data path are in messages.py; kind 0 is the wire's own.
 """

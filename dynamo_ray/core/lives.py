@@ -10,7 +10,7 @@ would swallow the new version (the family of Riak's kv#679).
 
 from __future__ import annotations
 
-from dynamo_ray.core.clock import Dot, writer_id
+from dynamo_ray.core.clock import LIFE_BYTES, Dot
 from dynamo_ray.core.mint import own_dot
 
 
@@ -22,6 +22,16 @@ class Lives:
         self._prefix = b""
         self._last = 0
         self._ended: set[bytes] = set()
+
+    @property
+    def prefix(self) -> bytes:
+        """The first bytes of every writer id of this incarnation: node and incarnation."""
+        return self._prefix
+
+    @property
+    def ended(self) -> set[bytes]:
+        """The keys whose newest own life must not be resumed; for the lean paths."""
+        return self._ended
 
     @property
     def begun(self) -> bool:
@@ -43,8 +53,12 @@ class Lives:
         last = own_dot(held, self._prefix) if held is not None else None
         if last is not None and key not in self._ended:
             return Dot(last.writer, last.counter + 1)
+        return Dot(self._prefix + self.next_life(), 1)
+
+    def next_life(self) -> bytes:
+        """The number of a new life, as in a writer id."""
         self._last += 1
-        return Dot(writer_id(self._prefix, b"", self._last), 1)
+        return self._last.to_bytes(LIFE_BYTES, "big")
 
     def watch(self, key: bytes, before: bytes | None, after: bytes) -> None:
         """A merge made `before` into `after`: an own life that came with it is over."""

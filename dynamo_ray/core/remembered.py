@@ -24,11 +24,23 @@ class RememberedPuts:
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
+    def __contains__(self, put_id: bytes) -> bool:
+        return put_id in self._young or put_id in self._old
+
+    @property
+    def young(self) -> dict[bytes, bytes]:
+        """Where new ones go, for the lean paths; `settle` must follow."""
+        return self._young
+
+    def settle(self) -> None:
+        """Keep the bound after ids were put into `young`."""
+        if len(self._young) * 2 >= self._most:
+            self._turn()
+
     def remember(self, gone: Iterable[tuple[bytes, bytes]]) -> None:
         """Keep the ids of versions that are no longer part of any state here."""
         self._young.update(gone)
-        if len(self._young) * 2 >= self._most:
-            self._turn()
+        self.settle()
 
     def forget(self, gone: Iterable[tuple[bytes, bytes]]) -> None:
         """The replacement was undone: the versions are part of a state again, or never were."""

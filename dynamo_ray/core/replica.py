@@ -34,10 +34,11 @@ from dynamo_ray.core.messages import (
     Send,
 )
 from dynamo_ray.core.mint import Body, again, mint, operation_id
+from dynamo_ray.core.plain import PlainPuts, take_plain
 from dynamo_ray.core.remembered import RememberedPuts
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.unpersisted import Change, Unpersisted
-from dynamo_ray.core.version import Kind, MalformedStateError, dot_of, siblings
+from dynamo_ray.core.version import CLOCK_HEAD, Kind, MalformedStateError, dot_of, siblings
 
 HINTS_A_DELIVERY = 512
 NOT_READY = Refused(Code.NOT_READY, "the node has no incarnation yet; try another node")
@@ -83,13 +84,9 @@ class Replica:
         if message.hint_for and not self.hints.has_room(_size(message.values)):
             return [Reply(to, HINTS_FULL)]
         changes: list[Change] = []
-        columns = message.keys, message.partitions, message.values, message.contexts
-        rows = zip(*columns, message.put_ids, message.ttls_ms, strict=True)
-        results = [self._mint_one(row, now_ms, changes) for row in rows]
-        codes, states, contexts = zip(*results, strict=True) if results else ((), (), ())
-        minted = Minted(states, contexts, codes if any(codes) else ())
+        minted = self._mint_all(message, now_ms, changes)
         if message.hint_for:
-            held = [i for i, code in enumerate(codes) if code == Code.OK]
+            held = [i for i, state in enumerate(minted.states) if state is not None]
             self._keep(message.hint_for, message, held, changes)
         return self._persist(to, minted, changes, message.keys)
 
@@ -98,17 +95,12 @@ class Replica:
         if message.hint_for and not self.hints.has_room(_size(message.states)):
             return [Reply(to, HINTS_FULL)]
         changes: list[Change] = []
-        maps = self.maps
-        for key, partition, state in zip(
-            message.keys, message.partitions, message.states, strict=True
-        ):
-            held = maps[partition].get(key)
-            if held is None:
-                maps[partition][key] = state
-                changes.append((partition, key, None, self.hints.of(key)))
-                self.lives.watch(key, None, state)
-            elif held != state:
-                self._merge_one(key, partition, held, state, changes)
+        maps, of_key = self.maps, self.hints.of_key
+        for row in take_plain(message, maps, self.puts.young, of_key, self.lives.prefix, changes):
+            self._merge_one(
+                message.keys[row], message.partitions[row], message.states[row], changes
+            )
+        self.puts.settle()
         if message.hint_for:
             self._keep(message.hint_for, message, range(len(message.keys)), changes)
         return self._persist(to, Merged(), changes, message.keys, message.durable)
@@ -162,6 +154,37 @@ class Replica:
         """The owner did not answer, or refused: the next tick tries again."""
         self.hints.settled(owner)
 
+    def _mint_all(self, message: Mint, now_ms: int, changes: list[Change]) -> Minted:
+        """Mint every key: the plain ones the lean way, the others the general way."""
+        maps, young, of_key = self.maps, self.puts.young, self.hints.of_key
+        plain = PlainPuts(self.lives, self.puts, now_ms)
+        states: list[bytes | None] = []
+        contexts: list[bytes | None] = []
+        codes: list[int] = []
+        columns = message.keys, message.partitions, message.values, message.contexts
+        for row in zip(*columns, message.put_ids, message.ttls_ms, strict=True):
+            key, partition, value, context, put_id, ttl_ms = row
+            state, held = None, maps[partition].get(key)
+            if context is None and value is not None and not ttl_ms:
+                state = plain.mint(key, held, value, put_id)
+            if state is not None:
+                changes.append((partition, key, held, of_key.get(key, b"")))
+                maps[partition][key] = state
+                if held is not None:
+                    young[held[80:96]] = held[13:51]
+                contexts.append(CLOCK_HEAD + state[13:51])
+            else:
+                code, state, after = self._mint_one(row, now_ms, changes)
+                contexts.append(after)
+                if code != Code.OK:
+                    codes += [Code.OK] * (len(states) - len(codes))
+                    codes.append(code)
+            states.append(state)
+        self.puts.settle()
+        if codes:
+            codes += [Code.OK] * (len(states) - len(codes))
+        return Minted(tuple(states), tuple(contexts), tuple(codes))
+
     def _mint_one(
         self, row: tuple[Any, ...], now_ms: int, changes: list[Change]
     ) -> tuple[int, bytes | None, bytes | None]:
@@ -195,10 +218,9 @@ class Replica:
             return Dot(dot[:30], int.from_bytes(dot[30:], "big"))
         return dot_of(held, operation) if held is not None and operation in held else None
 
-    def _merge_one(
-        self, key: bytes, partition: int, held: bytes, state: bytes, changes: list[Change]
-    ) -> None:
-        merged = merge(held, state)
+    def _merge_one(self, key: bytes, partition: int, state: bytes, changes: list[Change]) -> None:
+        held = self.maps[partition].get(key)
+        merged = state if held is None else merge(held, state)
         if merged != held:
             self._take(key, partition, held, merged, changes)
             self.lives.watch(key, held, merged)

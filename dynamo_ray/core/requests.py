@@ -10,6 +10,7 @@ and sealed on the way out here: storage nodes see clocks, clients see tokens (co
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,12 +31,10 @@ from dynamo_ray.core.messages import (
 )
 from dynamo_ray.core.mint import CONCURRENT
 from dynamo_ray.core.put import Put
-from dynamo_ray.core.ring import Ring, partition_of
+from dynamo_ray.core.ring import Ring, partitions_of
 from dynamo_ray.core.routing import Route, route
 from dynamo_ray.core.settings import Limits, Settings
-from dynamo_ray.core.version import EMPTY_CLOCK, clock_of, hide_expired
-
-SEAL_BYTES = 18
+from dynamo_ray.core.version import EMPTY_CLOCK, clock_of, hide_expired, never_expires
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +79,16 @@ class PutRequest:
 
     def on_outcome(self, group: Group, outcome: PutOutcome) -> PutDone | None:
         """A group's puts have ended; the reply if it was the last."""
-        keys, seal = self._message.keys, self._desk.contexts.seal
-        for row, clock in zip(group.rows, outcome.contexts, strict=True):
-            if clock is not None:
-                self._contexts[row] = seal(keys[row], clock)
+        keys, contexts = self._message.keys, self._contexts
+        sealed = [
+            (row, clock)
+            for row, clock in zip(group.rows, outcome.contexts, strict=True)
+            if clock is not None
+        ]
+        clocks = [clock for _, clock in sealed]
+        seals = self._desk.contexts.seals([keys[row] for row, _ in sealed], clocks)
+        for (row, clock), seal in zip(sealed, seals, strict=True):
+            contexts[row] = seal + clock
         self._failures += [f._replace(index=group.rows[f.index]) for f in outcome.failures]
         self._open -= 1
         return self.reply_if_done()
@@ -92,22 +97,25 @@ class PutRequest:
         """The rows that fail alone, each with its reason."""
         message, limits = self._message, self._desk.settings.limits
         refused = _bad_keys(message.keys, limits)
-        for row, value in enumerate(message.values):
-            if value is not None and len(value) > limits.value_bytes:
-                refused[row] = (Code.VALUE_SIZE, limits.value_bytes, len(value))
-        for row, token in enumerate(message.contexts):
-            if token is not None and row not in refused:
-                clock = self._open_context(message.keys[row], token)
-                self._clocks[row] = clock
-                if clock is None:
-                    refused[row] = (Code.INVALID_CONTEXT, 0, 0)
+        if max(map(len, filter(None, message.values)), default=0) > limits.value_bytes:
+            for row, value in enumerate(message.values):
+                if value is not None and len(value) > limits.value_bytes:
+                    refused[row] = (Code.VALUE_SIZE, limits.value_bytes, len(value))
+        if message.contexts.count(None) < len(message.contexts):
+            self._open_contexts(refused)
         if w > self._desk.settings.n:
             refused = {row: (Code.BAD_REQUEST, w, self._desk.settings.n) for row in _rows(message)}
         self._failures += [Failure(row, *why) for row, why in refused.items()]
         return set(refused)
 
-    def _open_context(self, key: bytes, token: bytes) -> bytes | None:
-        return CONCURRENT if token == b"" else self._desk.contexts.open(key, token)
+    def _open_contexts(self, refused: dict[int, tuple[Code, int, int]]) -> None:
+        keys, unseal = self._message.keys, self._desk.contexts.open
+        for row, token in enumerate(self._message.contexts):
+            if token is not None and row not in refused:
+                clock = CONCURRENT if token == b"" else unseal(keys[row], token)
+                self._clocks[row] = clock
+                if clock is None:
+                    refused[row] = (Code.INVALID_CONTEXT, 0, 0)
 
     def _mint(self, rows: list[int], partitions: list[int]) -> Mint:
         message = self._message
@@ -148,18 +156,21 @@ class GetRequest:
         """The reply once every group has its outcome; `now_ms` is the coordinator's wall clock."""
         if self._open:
             return None
-        states = [s if s is None else hide_expired(s, now_ms) for s in self._states]
-        seal = self._desk.contexts.seal
-        seals = [
-            seal(key, EMPTY_CLOCK if state is None else clock_of(state))[:SEAL_BYTES]
-            for key, state in zip(self._message.keys, states, strict=True)
+        states = [
+            state if state is None or never_expires(state) else hide_expired(state, now_ms)
+            for state in self._states
         ]
+        clocks = [EMPTY_CLOCK if state is None else clock_of(state) for state in states]
+        seals = self._desk.contexts.seals(self._message.keys, clocks)
         return GetDone(states, seals, self._degraded, tuple(sorted(self._failures)))
 
     def on_outcome(self, group: Group, outcome: GetOutcome, now_ms: int) -> GetDone | None:
         """A group's gets have ended; the reply if it was the last."""
-        for row, state in zip(group.rows, outcome.states, strict=True):
-            self._states[row] = state
+        if len(group.rows) == len(self._states):
+            self._states = list(outcome.states)
+        else:
+            for row, state in zip(group.rows, outcome.states, strict=True):
+                self._states[row] = state
         self._degraded = self._degraded or outcome.degraded
         self._failures += [f._replace(index=group.rows[f.index]) for f in outcome.failures]
         self._open -= 1
@@ -172,6 +183,8 @@ def _rows(message: ClientPut | ClientGet) -> range:
 
 def _bad_keys(keys: Sequence[bytes], limits: Limits) -> dict[int, tuple[Code, int, int]]:
     most = limits.key_bytes
+    if keys and all(keys) and max(map(len, keys)) <= most:
+        return {}
     return {
         row: (Code.KEY_SIZE, most, len(key))
         for row, key in enumerate(keys)
@@ -184,13 +197,12 @@ def _cut(
 ) -> Iterator[tuple[list[int], list[int], Route]]:
     """The rows, partitions and route of each group of keys that share a route."""
     ring, q = desk.ring, desk.ring.partitions
-    by_route: dict[int, tuple[list[int], list[int]]] = {}
-    for row, key in enumerate(keys):
-        if row in refused:
-            continue
-        partition = partition_of(key, q)
-        rows, partitions = by_route.setdefault(ring.route_key(partition), ([], []))
-        rows.append(row)
-        partitions.append(partition)
+    by_route: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    route_key = ring.route_key
+    for row, partition in enumerate(partitions_of(keys, q)):
+        if row not in refused:
+            rows, partitions = by_route[route_key(partition)]
+            rows.append(row)
+            partitions.append(partition)
     for rows, partitions in by_route.values():
         yield rows, partitions, route(ring, partitions[0], desk.suspected)

@@ -276,7 +276,7 @@ class NodeServer(Member):
 
 
 def _bytes_of(batch: list[Persist]) -> int:
-    return sum(len(state) for one in batch for state in one.states if state is not None)
+    return sum(sum(map(len, filter(None, one.states))) for one in batch)
 
 
 async def open_node(
