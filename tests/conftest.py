@@ -6,9 +6,10 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -59,6 +60,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
 
 
+# --- a test that hangs ------------------------------------------------------------------------
+
+UNWIND_S = 30  # for what a test that ran out of time does while it unwinds
+
+
+class TimeIsUp(pytest.fail.Exception, SystemExit):
+    """A failure that gets out of an event loop.
+
+    pytest-timeout raises a failure from the alarm. Inside a callback asyncio logs whatever is no
+    SystemExit and carries on, uvloop does so even when idle: the test would hang for ever.
+    """
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_timeout_set_timer(settings: Any) -> Generator[None, Any, Any]:
+    result = yield
+    if settings.method == "signal":
+        raises = signal.getsignal(signal.SIGALRM)
+
+        def ring(number: int, frame: Any) -> None:
+            signal.setitimer(signal.ITIMER_REAL, UNWIND_S)
+            try:
+                raises(number, frame)
+            except pytest.fail.Exception as failure:
+                raise TimeIsUp(failure.msg) from None
+
+        signal.signal(signal.SIGALRM, ring)
+    return result
+
+
 # --- nothing is left behind ------------------------------------------------------------------
 
 # What tests start inherits this variable, so that also a daemon is found that has left the tree.
@@ -90,7 +121,10 @@ def _wait_for_the_last(mark: str, patience_s: float) -> dict[int, str]:
 
 
 def _left_behind(mark: str) -> dict[int, str]:
-    """Command lines by pid, of descendants and of whoever carries the mark."""
+    """Command lines by pid, of descendants and of whoever carries the mark.
+
+    What is dead and only not yet reaped has no command line any more.
+    """
     parents = dict(_parents())
     ours = {os.getpid()}
     while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
@@ -105,11 +139,10 @@ def _left_behind(mark: str) -> dict[int, str]:
 
 
 def _parents() -> Iterator[tuple[int, int]]:
-    """(pid, parent) of everything that runs; what is dead and only not yet reaped is left out."""
     for entry in Path("/proc").glob("[0-9]*"):
-        state, parent = (_read(int(entry.name), "stat").rpartition(")")[2].split() or "Z0")[:2]
-        if state != "Z":
-            yield int(entry.name), int(parent)
+        _, _, fields = _read(int(entry.name), "stat").rpartition(")")  # a name may hold anything
+        if fields:
+            yield int(entry.name), int(fields.split()[1])
 
 
 def _read(pid: int, name: str) -> str:

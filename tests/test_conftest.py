@@ -103,3 +103,48 @@ def test_seeds_and_rewrite_are_options(tmp_path: Path) -> None:
         """
     assert run(tmp_path, source, "--seeds", "7", "--rewrite").returncode == 0
     assert run(tmp_path, source).returncode == 1
+
+
+def test_a_test_that_hangs_fails_and_the_others_still_run(tmp_path: Path) -> None:
+    """Idle or busy, in asyncio's loop or in uvloop's, in a fixture's teardown, or in no loop."""
+    done = run(
+        tmp_path,
+        """
+        import asyncio, time
+        import pytest, uvloop
+
+        async def idle():
+            await asyncio.Event().wait()
+
+        async def busy():
+            while True:
+                time.sleep(0.01)
+                await asyncio.sleep(0)
+
+        @pytest.mark.parametrize("loop", [asyncio, uvloop])
+        @pytest.mark.parametrize("hang", [idle, busy])
+        def test_hangs(loop, hang):
+            loop.run(hang())
+
+        def test_hangs_without_a_loop():
+            time.sleep(1000)
+
+        @pytest.fixture
+        def outer():
+            yield
+            open("outer", "w").close()
+
+        @pytest.fixture
+        def inner(outer):
+            yield
+            uvloop.run(idle())
+
+        def test_hangs_in_teardown(inner): ...
+        def test_does_not_hang(): ...
+        """,
+        "--timeout=0.5",
+        "--timeout-method=signal",
+    )
+    assert "5 failed, 2 passed, 1 error" in done.stdout, done.stdout
+    assert done.stdout.count("Timeout (>0.5s)") >= 6
+    assert (tmp_path / "outer").exists()
