@@ -1,4 +1,4 @@
-"""The plain put and merge, lean: no context, no lifetime, and what is held is this node's own or nothing.
+"""Plain puts and merges, lean: no context, no lifetime, and what is held is one's own or nothing.
 
 Nearly every put of a large batch is plain. Its result is a simple state whose bytes can be written
 down at once: nothing is decoded, no dot and no version is made as an object. Whatever is not plain

@@ -1,0 +1,81 @@
+"""The law of the lean paths: byte for byte what the general ways give, side effects too."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamo_ray.core import replica as replicas
+from dynamo_ray.core.messages import Merge, Mint
+from dynamo_ray.core.mint import CONCURRENT
+from dynamo_ray.core.plain import PlainPuts
+from dynamo_ray.core.replica import Replica
+from dynamo_ray.core.settings import Settings
+
+KEYS = [b"k", b"l"]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from([*["put"] * 3, "delete", "with context", "beside", "retry", "merge"]),
+        st.integers(0, 1),
+        st.sampled_from(KEYS),
+        st.sampled_from([b"", b"v", b"w" * 20]),
+    ),
+    max_size=25,
+)
+
+
+def fresh() -> list[Replica]:
+    nodes = [Replica(bytes([65 + i]) * 8, Settings(), [{}], frozenset({0})) for i in range(2)]
+    for i, node in enumerate(nodes):
+        node.on_incarnation(bytes([i]) * 14)
+    return nodes
+
+
+def play(steps, nodes):
+    """Run the steps on two nodes; everything that they answered and hold."""
+    said, last, seen = [], None, {}
+    for number, (what, at, key, value) in enumerate(steps):
+        node = nodes[at]
+        if what == "merge":
+            states = {k: s for k, s in nodes[1 - at].maps[0].items()}
+            message = Merge(list(states), [0] * len(states), list(states.values()))
+            said.append(node.on_merge("co", message))
+            continue
+        context = {"with context": seen.get(key), "beside": CONCURRENT}.get(what)
+        put_id = last if what == "retry" and last else number.to_bytes(16, "big")
+        last = put_id
+        body = None if what == "delete" else value
+        # The same key twice in one message: the second put stands on the first.
+        other = (number + 1000).to_bytes(16, "big")
+        message = Mint([key, key], [0, 0], [body, value], [context, None], [put_id, other], [0, 0])
+        effects = node.on_mint("co", message, 1000 + number)
+        seen[key] = effects[-1].message.contexts[-1]
+        said.append(effects)
+        for one in nodes:
+            one.on_persisted(one.queue.last)
+    remembered = [(dict(node.puts.young), sorted(node.lives.ended)) for node in nodes]
+    return said, [node.maps for node in nodes], remembered
+
+
+@given(STEPS)
+def test_the_lean_paths_give_what_the_general_ways_give(steps) -> None:
+    lean = play(steps, fresh())
+    lean_mint, lean_take = PlainPuts.mint, replicas.take_plain
+    PlainPuts.mint = lambda *_: None
+    replicas.take_plain = lambda message, *_: range(len(message.keys))
+    try:
+        general = play(steps, fresh())
+    finally:
+        PlainPuts.mint, replicas.take_plain = lean_mint, lean_take
+    assert lean == general
+
+
+def test_most_of_a_plain_batch_takes_the_lean_path(monkeypatch) -> None:
+    node = fresh()[0]
+    general = []
+    monkeypatch.setattr(Replica, "_mint_one", lambda *row: general.append(row))
+    keys = [b"%d" % i for i in range(100)]
+    for start in (0, 1000):
+        ids = [(start + i).to_bytes(16, "big") for i in range(100)]
+        node.on_mint("co", Mint(keys, [0] * 100, keys, [None] * 100, ids, [0] * 100), 1)
+    assert not general and len(node.maps[0]) == 100
