@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -23,19 +25,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import render
-from .cluster import end_ray, launch_ray, use_ray
+from .cluster import end_ray
 from .exits import CommandError, Exit
 from .options import Json, command
 
 if TYPE_CHECKING:
-    from dynamo_ray.cluster import Cluster
+    from dynamo_ray.config import Profile
 
     from .story import Measures, Teller
 
 NAME = "demo"
 NODES, N, R, W = 5, 3, 2, 2
+SHAPE = (f"--nodes={NODES}", f"--n={N}", f"--r={R}", f"--w={W}")
+START_S = 150.0
 HOME_VARIABLE = "DYNAMO_RAY_HOME"
-FOREIGN = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", HOME_VARIABLE)
+FOREIGN = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -84,10 +88,10 @@ def _play(folder: Path, seed: int, keep: bool) -> Measures:
     teller = story.Teller(begun)
     with _signals_interrupt(), _stage(keep, teller) as place:
         teller.tell(f"starting {NODES} storage nodes and a Ray of their own, data in {place}")
-        with _cluster_in(place) as cluster:
+        with _cluster_in(place) as profile:
             took_s = time.monotonic() - begun
             teller.tell(f"up: every key on {N} nodes, reads take {R} answers, writes {W}", took_s)
-            acts = story.Story(cluster.addresses, cluster.token, folder, seed, teller)
+            acts = story.Story(profile.addresses, profile.token, folder, seed, teller)
             measures = asyncio.run(acts.play())
             measures.start_s = round(took_s, 3)
             teller.tell("the end; stopping everything")
@@ -115,31 +119,52 @@ def _stage(keep: bool, teller: Teller) -> Iterator[Path]:
 
 
 @contextmanager
-def _cluster_in(place: Path) -> Iterator[Cluster]:
-    """A cluster in a Ray of its own; both end with the block, whatever happens in it."""
-    import dynamo_ray
+def _cluster_in(place: Path) -> Iterator[Profile]:
+    """A cluster in a Ray of its own, begun as a user would; both end with the block.
 
-    with _ray_of_our_own():
-        cluster = dynamo_ray.start(
-            NAME, nodes=NODES, n=N, r=R, w=W, data_dir=place / "data", partitions=64
-        )
-        try:
-            yield cluster
-        finally:
-            with _deaf(), suppress(Exception):
-                cluster.stop()
+    `start` runs in an interpreter and a session of its own: so an interrupt never reaches it half
+    way, and this one needs no Ray and sees none of its talk.
+    """
+    from dynamo_ray.config import load_profile
 
-
-@contextmanager
-def _ray_of_our_own() -> Iterator[None]:
-    begun = launch_ray()
+    starting = subprocess.Popen(
+        [sys.executable, "-c", _begin_as_a_user(), str(place / "data"), *SHAPE],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
-        use_ray(begun)
-        yield
+        _, said = starting.communicate(timeout=START_S)
+        profile = load_profile(NAME)
+        if starting.returncode or profile is None:
+            words = said.decode(errors="replace").strip().splitlines()
+            raise CommandError(Exit.FAILED, words[-1].removeprefix("error: ") if words else "?")
+        yield profile
     finally:
-        # By pid, so it does not matter in what state the cluster is.
         with _deaf():
-            end_ray(begun)
+            _end(starting)
+
+
+def _begin_as_a_user() -> str:
+    """The command line in another interpreter, by the name that this package has in this one."""
+    return (
+        f"import sys; sys.path[:] = {sys.path!r}; from {__package__}.main import run; "
+        f"run(['start', {NAME!r}, '--data-dir', *sys.argv[1:]])"
+    )
+
+
+def _end(starting: subprocess.Popen[bytes]) -> None:
+    """Let `start` come to its end, then end what it began, by pid: whatever state it is in."""
+    from dynamo_ray.config import load_profile
+
+    try:
+        starting.wait(START_S)
+    except subprocess.TimeoutExpired:
+        starting.kill()
+    profile = load_profile(NAME)
+    if profile is not None:
+        end_ray(profile.ray)
 
 
 @contextmanager

@@ -36,6 +36,7 @@ def styled(text: str, style: str, stream: TextIO | None = None) -> str:
 
 def say(text: str = "", style: str = "") -> None:
     """A sentence for people, on stderr."""
+    Progress.clear()
     print(styled(text, style, sys.stderr) if style else text, file=sys.stderr, flush=True)
 
 
@@ -90,13 +91,14 @@ def glimpse(value: bytes, width: int = 60) -> str:
 class Progress:
     """A bar on stderr while it is a terminal; elsewhere a plain line now and then."""
 
+    _drawn = False
+
     def __init__(self, label: str, total: float) -> None:
         self._label = label
         self._total = total
         self._moving = sys.stderr.isatty()
         self._begun = time.monotonic()
         self._next = self._begun + (0 if self._moving else LINE_EVERY_S)
-        self._drawn = False
 
     def at(self, done: float, text: str, *, now: bool = False) -> None:
         """Show how far it is: `done` of the total, and some words. Most calls draw nothing."""
@@ -113,14 +115,19 @@ class Progress:
         room = max(10, shutil.get_terminal_size().columns - BAR_CELLS - len(self._label) - 9)
         sys.stderr.write(f"\r\x1b[K{self._label} {bar} {share:4.0%} {text[:room]}")
         sys.stderr.flush()
-        self._drawn = True
+        Progress._drawn = True
 
     def end(self) -> None:
-        """Take the bar away: what follows begins on a line of its own."""
-        if self._drawn:
+        """Take the bar away."""
+        self.clear()
+
+    @classmethod
+    def clear(cls) -> None:
+        """What is said next begins on a line of its own, not behind a bar."""
+        if cls._drawn:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
-            self._drawn = False
+            cls._drawn = False
 
     @property
     def seconds(self) -> float:

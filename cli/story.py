@@ -125,12 +125,12 @@ class Story:
         watcher: asyncio.Task[None] | None = None
         begun = time.monotonic()
         for batch in self._batches(source):
-            if watcher is None and source.done >= source.total * KILL_AT:
-                progress.end()
-                watcher = await self._kill_one()
             await self._put(client, batch)
             found = self.measures
             progress.at(source.done, f"{found.objects:,} objects, {render.size(found.bytes)}")
+            if watcher is None and source.done >= source.total * KILL_AT:
+                progress.end()
+                watcher = await self._kill_one()
         progress.end()
         self.measures.load_s = round(time.monotonic() - begun, 3)
         self._teller.tell(
@@ -217,10 +217,13 @@ class Story:
             self.measures.recovery_s = since
             self.measures.recovery = dict(node.recovery)
             self._teller.tell(
-                f"{node.name} is back as process {node.pid}, with {node.keys:,} keys from its log",
+                f"{node.name} is back as process {node.pid}; it read "
+                f"{node.recovery.get('records', 0):,} records from its log",
                 since,
             )
         if not hints:
+            most = self.measures.most_hints
+            self._teller.tell(f"every hint is home (at most {most:,} were kept)", since)
             self.measures.hints_home_s = since
             self._back.set()
 
@@ -243,16 +246,10 @@ class Story:
         )
         waiting.cancel()
         if self._back.is_set():
-            self._teller.tell(
-                f"every hint is home (at most {self.measures.most_hints:,} were kept)",
-                self.measures.hints_home_s,
-            )
-        else:
-            self._teller.tell(
-                f"{self.measures.killed} did not come back in {RECOVERY_MOST_S:.0f} s"
-            )
-            if watcher.done():
-                watcher.result()
+            return
+        if watcher.done():
+            watcher.result()
+        self._teller.tell(f"{self.measures.killed} did not come back in {RECOVERY_MOST_S:.0f} s")
 
     # ---- comparing
 
