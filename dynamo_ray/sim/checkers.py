@@ -18,6 +18,7 @@ from dynamo_ray.core.merge import merge
 from dynamo_ray.core.mint import CONCURRENT
 from dynamo_ray.core.version import Kind, Version, purged
 from dynamo_ray.sim.history import FAILED, OK, History, Minted, Read, Write, decode
+from dynamo_ray.sim.world import EPOCH_MS, MILLISECOND
 
 
 class Verdict(NamedTuple):
@@ -90,10 +91,7 @@ class Truth:
 
 def nothing_lost(truth: Truth) -> Iterable[str]:
     """Every acknowledged write is in the merge of all copies after the calm, or was superseded."""
-    terms = truth.history.terms
-    if (terms.power_loss and terms.durability != "synced") or (
-        terms.crashes and terms.durability == "memory"
-    ):
+    if _lost_by_terms(truth.history):
         return
     kept: dict[bytes, set[Dot]] = {}
     for write in truth.history.writes:
@@ -195,13 +193,17 @@ def copies_equal(truth: Truth) -> Iterable[str]:
 
 
 def reads_see_writes(truth: Truth) -> Iterable[str]:
-    """Where R + W > N, a strict read sees every strict write that was acknowledged before it."""
+    """Where R + W > N, a read of R owners sees every strict write that was acknowledged before it.
+
+    A strict read is one, and a sloppy one that is not marked degraded: a stand-in's "I hold
+    nothing" never counts.
+    """
     terms = truth.history.terms
     if terms.power_loss or (terms.crashes and terms.durability == "memory"):
         return
     acked = [w for w in truth.history.writes if w.outcome == OK and w.strict]
     for read in truth.history.reads:
-        if read.outcome != OK or not read.strict:
+        if read.outcome != OK or read.degraded:
             continue
         of = truth.of(read.key)
         shown = decode(read.state).versions if read.state is not None else ()
@@ -210,13 +212,24 @@ def reads_see_writes(truth: Truth) -> Iterable[str]:
             due = write.key == read.key and write.ended < read.invoked
             if due and write.w + read.r > terms.n:
                 if not seen.intersection(of.of_write.get(write.number, [])):
-                    yield f"{read.client}'s strict read of {read.key!r} missed write {write.number}"
+                    yield f"{_reader(read)} of {read.key!r} missed write {write.number}"
+
+
+def expired_hidden(truth: Truth) -> Iterable[str]:
+    """With clocks that agree, nobody is shown a value whose time was up when the read began."""
+    if truth.history.terms.skew_ms:
+        return
+    for read in truth.history.reads:
+        for version in decode(read.state).versions if read.state is not None else ():
+            began_ms = EPOCH_MS + read.invoked // MILLISECOND
+            if version.kind == Kind.VALUE and 0 < version.expiry_ms < began_ms:
+                yield f"{_reader(read)} shows a value of {read.key!r} that had expired"
 
 
 def elements_kept(truth: Truth) -> Iterable[str]:
     """In a set or a cart, what was added and acknowledged is there, unless somebody removed it."""
     history = truth.history
-    if any(_lost_by_terms(history) for _ in (0,)):
+    if _lost_by_terms(history):
         return
     for key, style in history.styles.items():
         if style not in ("set", "cart"):
@@ -246,6 +259,7 @@ CHECKERS: tuple[Callable[[Truth], Iterable[str]], ...] = (
     unique_dots,
     copies_equal,
     reads_see_writes,
+    expired_hidden,
     elements_kept,
     no_breach,
 )

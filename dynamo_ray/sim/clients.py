@@ -29,6 +29,7 @@ class ClientHost(Peer):
         super().__init__(world, network, name)
         self.history = history
         self.coordinators: list[CoordinatorHost] = []
+        self.on_acknowledged: Callable[[Write], None] = lambda write: None
         self.work: Callable[[ClientHost], bool] = lambda client: False
         self.think_us = 100 * MILLISECOND
         self.timeout_ms = 1000
@@ -91,6 +92,7 @@ class ClientHost(Peer):
             self._end_write(write, code)
             if write.outcome == OK and isinstance(reply, PutDone):
                 write.token = reply.contexts[row]
+                self.on_acknowledged(write)
         again = [write for write in writes if write.outcome == UNKNOWN]
         if again and writes[0].attempts <= self.repeats:
             for write in again:

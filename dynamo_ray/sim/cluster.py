@@ -9,7 +9,7 @@ from dynamo_ray.core.requests import Desk
 from dynamo_ray.core.ring import Member, claim, partition_of
 from dynamo_ray.sim.clients import ClientHost
 from dynamo_ray.sim.coordinators import CoordinatorHost
-from dynamo_ray.sim.history import History, Terms
+from dynamo_ray.sim.history import History, Terms, Write
 from dynamo_ray.sim.journal import Journal, ListJournal, StoreJournal
 from dynamo_ray.sim.network import CALM, Network, Peer
 from dynamo_ray.sim.nodes import StorageNode
@@ -27,7 +27,8 @@ class Cluster:
         self.world, self.plan = world, plan
         self.network = Network(world, plan.weather)
         self.settings = plan.settings()
-        self.history = History(Terms(plan.n, plan.r, plan.w, plan.durability))
+        terms = Terms(plan.n, plan.r, plan.w, plan.durability, skew_ms=plan.skew_ms)
+        self.history = History(terms)
         self.nodes = [self._node(i) for i in range(plan.nodes)]
         self.ring = claim(
             [
@@ -115,10 +116,16 @@ class Cluster:
     def _client(self, name: str) -> ClientHost:
         client = ClientHost(self.world, self.network, name, self.history)
         client.coordinators = self.coordinators
+        client.on_acknowledged = self._acknowledged
         client.think_us = self.plan.think_us
         client.timeout_ms = self.plan.timeout_ms
         client.repeats = self.plan.repeats
         return client
+
+    def _acknowledged(self, write: Write) -> None:
+        if self.plan.durability != "memory":
+            states = [node.logged.get(write.key) for node in self.nodes]
+            self.history.on_acknowledged(write, self.world.now, states)
 
     def _set_clocks(self) -> None:
         chance = self.world.stream("clocks")

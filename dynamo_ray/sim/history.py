@@ -8,6 +8,7 @@ record, a copy at a stand-in without a hint) is kept as a breach, with its time.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -101,6 +102,7 @@ class Terms:
     durability: str = "written"
     power_loss: bool = False
     crashes: bool = False
+    skew_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -118,6 +120,8 @@ class History:
     styles: dict[bytes, str] = field(default_factory=dict)
     calm: bool = True
     by_put_id: dict[tuple[bytes, bytes], Write] = field(default_factory=dict)
+    of_dot: dict[tuple[bytes, Dot], int] = field(default_factory=dict)
+    known_at: dict[tuple[str, bytes], set[int]] = field(default_factory=dict)
 
     def breach(self, rule: str, at: int, text: str) -> None:
         """Note something that must never be."""
@@ -150,6 +154,9 @@ class History:
             return None
         minted = Minted(new[0], write.number, key, node, at, context, before, after)
         self.mints.append(minted)
+        self.of_dot.setdefault((key, minted.dot), write.number)
+        if write.number in self.known_at.get((node, key), ()):
+            self.breach("retry", at, f"{node} minted write {write.number} again, which it knew")
         self._check_replaced(minted, seen)
         return minted
 
@@ -157,8 +164,25 @@ class History:
         """A record went into a log: one dot is one version, for ever and everywhere."""
         for version in decode(state).versions:
             known = self.logged.setdefault((key, version.dot), version)
+            write = self.of_dot.get((key, version.dot))
+            if write is not None:
+                self.known_at.setdefault((node, key), set()).add(write)
             if known != version and known[1:5] != version[1:5]:
                 self.breach("dots", at, f"{node} logged another version as {version.dot}")
+
+    def forget_what(self, node: str) -> None:
+        """The node let go of old records: it need not know a retry of what they held."""
+        for where in [where for where in self.known_at if where[0] == node]:
+            del self.known_at[where]
+
+    def on_acknowledged(self, write: Write, at: int, states: Iterable[bytes | None]) -> None:
+        """A client was told ok; `states` are what the logs hold of the key now, node by node."""
+        clocks = [decode(state).clock for state in states if state is not None]
+        dots = [dot for (key, dot), number in self.of_dot.items() if number == write.number]
+        copies = max((sum(c.covers(dot) for c in clocks) for dot in dots), default=0)
+        if copies < write.w:
+            text = f"write {write.number} was acknowledged with {copies} of {write.w} copies"
+            self.breach("quorum", at, text)
 
     def _check_replaced(self, minted: Minted, seen: State) -> None:
         """Rule 4, by a dumb twin: what each manner of put replaces."""

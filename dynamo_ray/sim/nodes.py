@@ -262,13 +262,25 @@ class StorageNode(Peer):
 
     def _tell_logged(self, row: Row) -> None:
         if row.state is None:
-            self.logged.pop(row.key, None)
+            self._check_handed_home(row, self.logged.pop(row.key, None))
             return
         self.logged[row.key] = row.state
         self.history.on_logged(self.name, self.world.now, row.key, row.state)
         if row.partition not in self.replica.owned and not row.hints:
             text = f"{self.name} logged a copy of {row.key!r} that it does not own, without a hint"
             self.history.breach("hints", self.world.now, text)
+
+    def _check_handed_home(self, row: Row, held: bytes | None) -> None:
+        """Rule 8: whoever gives up a copy knows that an owner has it fsynced, at every level."""
+        owners = [self.peers[node] for node in self.ring.owners(row.partition) if node != self.id]
+        for owner in owners:
+            kept = owner.synced.get(row.key) if isinstance(owner, StorageNode) else None
+            if held is None or kept == held:
+                return
+            if kept is not None and decode(kept).clock.includes(decode(held).clock):
+                return
+        text = f"{self.name} let go of {row.key!r} and no owner has it fsynced"
+        self.history.breach("let go", self.world.now, text)
 
     def _check_persisted(self, request: Any, message: Any) -> None:
         """Rule 8: whatever an answer speaks of is persisted as the durability level says."""
