@@ -63,8 +63,8 @@ LAYERS: dict[str, set[str]] = {
 # Third-party package -> the parts that may import it. Whatever is not here is not a dependency.
 EXTERNAL: dict[str, set[str]] = {
     "ray": {"actors"},
-    "pyarrow": {"storage", "codecs"},
-    "msgpack": {"wire", "actors", "codecs"},
+    "pyarrow": {"storage", "codecs", "cli"},
+    "msgpack": {"wire", "server", "actors", "codecs"},
     "cloudpickle": {"codecs"},
     "uvloop": {"server", "actors", "blocking", "cluster"},
     "pydantic": {"config"},
