@@ -40,7 +40,8 @@ class Cluster:
         )
         desk = Desk(self.ring, self.settings, ContextKeys(CLUSTER_ID, [SECRET]))
         self.coordinators = [
-            CoordinatorHost(world, self.network, f"c{i + 1}", desk) for i in range(plan.coordinators)
+            CoordinatorHost(world, self.network, f"c{i + 1}", desk)
+            for i in range(plan.coordinators)
         ]
         self.clients = [self._client(f"client{i + 1}") for i in range(plan.clients)]
         members: list[StorageNode | CoordinatorHost] = [*self.nodes, *self.coordinators]
@@ -66,7 +67,9 @@ class Cluster:
     def order(self, key: bytes) -> tuple[str, ...]:
         """The names of a key's owners, then of the other nodes in the order of standing in."""
         names = {node.id: node.name for node in self.nodes}
-        return tuple(names[n] for n in self.ring.preference(partition_of(key, self.plan.partitions)))
+        return tuple(
+            names[n] for n in self.ring.preference(partition_of(key, self.plan.partitions))
+        )
 
     def mend_all(self) -> None:
         """Everything is up and reachable, and the links are good."""

@@ -47,7 +47,9 @@ def draw_tape(plan: Plan, chance: Random) -> tuple[Fault, ...]:
     if not kinds:
         return ()
     span_us = plan.operations * plan.think_us * 2
-    return tuple(_draw(plan, chance, chance.choice(kinds), span_us) for _ in range(plan.fault_count))
+    return tuple(
+        _draw(plan, chance, chance.choice(kinds), span_us) for _ in range(plan.fault_count)
+    )
 
 
 def _draw(plan: Plan, chance: Random, kind: str, span_us: int) -> Fault:
@@ -56,13 +58,17 @@ def _draw(plan: Plan, chance: Random, kind: str, span_us: int) -> Fault:
     at_us, for_us = chance.randint(0, span_us), int(plan.down_us * (0.2 + chance.random() * 1.6))
     after = None
     if kind == "point":
-        kind = chance.choice(sorted(plan.faults & {"power", "full"} | {"crash", "pause", "coordinator"}))
+        kind = chance.choice(
+            sorted(plan.faults & {"power", "full"} | {"crash", "pause", "coordinator"})
+        )
         letter, kinds = chance.choice(POINTS)
         host = node if letter == "n" else coordinator
         after = (host, chance.choice(kinds), chance.randint(1, 6))
     host = coordinator if kind == "coordinator" else node
     if kind == "cut":
-        names = [f"n{i + 1}" for i in range(plan.nodes)] + [f"c{i + 1}" for i in range(plan.coordinators)]
+        names = [f"n{i + 1}" for i in range(plan.nodes)] + [
+            f"c{i + 1}" for i in range(plan.coordinators)
+        ]
         other = chance.choice([name for name in names if name != node])
         host, other = (node, other) if chance.random() < 0.5 else (other, node)
         return Fault(kind, host, at_us, for_us, other)

@@ -242,7 +242,9 @@ class StoreJournal:
         if self._is_comparable:
             due = twin.recover()
             if (found.maps, found.hints) != (due.maps, due.hints):
-                self.on_difference(f"{self.disk.name}: the store found other states than were logged")
+                self.on_difference(
+                    f"{self.disk.name}: the store found other states than were logged"
+                )
             elif self._knows_all and found.replaced != due.replaced:
                 self.on_difference(f"{self.disk.name}: the store told other replaced states")
             return

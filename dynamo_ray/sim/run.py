@@ -81,7 +81,9 @@ class Run:
         self.world = World(seed)
         chance = self.world.stream("settings")
         self.plan = plan if plan is not None else draw_plan(chance)
-        self.tape = draw_tape(self.plan, self.world.stream("crash")) if tape is None else tuple(tape)
+        self.tape = (
+            draw_tape(self.plan, self.world.stream("crash")) if tape is None else tuple(tape)
+        )
         self.cluster = Cluster(self.world, self.plan)
         self.history: History = self.cluster.history
         if trace:

@@ -51,7 +51,9 @@ class Soak:
 
     def report(self) -> str:
         """What was run and found, in words."""
-        rate = f" in {self.seconds:.1f} s ({self.seeds / self.seconds:.1f}/s)" if self.seconds else ""
+        rate = (
+            f" in {self.seconds:.1f} s ({self.seeds / self.seconds:.1f}/s)" if self.seconds else ""
+        )
         lines = [
             f"{self.seeds} seeds{rate}, {self.events} events, {self.virtual_seconds:.0f} virtual "
             f"seconds, {self.acknowledged} of {self.writes} writes acknowledged",

@@ -99,7 +99,12 @@ class World:
         return found
 
     def plan(
-        self, delay_us: int, host: Host | None, kind: str, action: Action, args: tuple[Any, ...] = ()
+        self,
+        delay_us: int,
+        host: Host | None,
+        kind: str,
+        action: Action,
+        args: tuple[Any, ...] = (),
     ) -> None:
         """Plan an event; `host` None is the outside, which never stops."""
         self._planned += 1
