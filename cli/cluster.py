@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +17,7 @@ import typer
 
 from . import render
 from .exits import CommandError, Exit
+from .interrupts import deaf, signals_interrupt
 from .options import Change, Json, Target, command
 from .reach import connected, name_of
 
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from dynamo_ray.config import Profile
 
 DEFAULT_NAME = "default"
+NODE_TITLE = b"ray::NodeActor"
 SHAPE, RAY = "Shape", "Ray"
 
 Name = Annotated[
@@ -121,53 +126,66 @@ def start(
     from dynamo_ray.config import home, load_profile
 
     name = name or os.environ.get("DYNAMO_RAY_CLUSTER") or DEFAULT_NAME
-    profile = load_profile(name)
-    _check_not_running(profile, name)
+    old = load_profile(name)
+    if old and _is_alive(old.ray):
+        if not exist_ok:
+            raise CommandError(
+                Exit.REFUSED,
+                f"cluster {name!r} is running already, in the Ray at {old.ray.get('address')}; "
+                f"`dynamo-ray stop {name}` ends it",
+            )
+        return _tell_started(name, as_json)
     folder = site.data_dir or home() / "data" / name
     ray_address = site.ray_address or os.environ.get("RAY_ADDRESS")
-    _say_plan(name, shape, folder, ray_address)
+    render.say(_plan(name, shape, folder))
+    render.say(f"Ray: {f'the one at {ray_address}' if ray_address else 'a new one, here'}")
     if change.dry_run:
-        return
+        return None
+    begin = partial(_begin, name, shape, site, folder, exist_ok)
     if ray_address:
-        cluster = _begin(name, shape, site, folder, ray_address, exist_ok)
+        begin(ray_address)
     else:
-        cluster = _begin_with_ray(name, shape, site, folder, exist_ok, profile)
-    _tell_started(cluster, as_json)
-
-
-def _check_not_running(profile: Profile | None, name: str) -> None:
-    """A Ray that `start` began for this cluster and that still runs must be ended by `stop`."""
-    if profile and _is_alive(profile.ray):
-        profile_ray = profile.ray
-        raise CommandError(
-            Exit.REFUSED,
-            f"cluster {name!r} is running already, in the Ray at {profile_ray.get('address')}; "
-            f"`dynamo-ray stop {name}` ends it",
-        )
+        with signals_interrupt():
+            _begin_with_ray(name, begin, old)
+    return _tell_started(name, as_json)
 
 
 def _is_alive(begun: dict[str, Any]) -> bool:
-    return any(_command_of(pid) for pid in begun.get("pids", ()))
+    """True if a process of that Ray runs; another one may have its number by now."""
+    mark = str(begun.get("temp_dir", "")).encode()
+    return bool(mark) and any(mark in _command_of(pid) for pid in begun.get("pids", ()))
 
 
-def _say_plan(name: str, shape: Shape, folder: Path, ray_address: str | None) -> None:
-    again = "starts again what is in" if (folder / "CLUSTER.json").exists() else "new, data in"
-    render.say(
-        f"cluster {name}: {shape.nodes} nodes, {shape.coordinators} coordinators, "
-        f"N={shape.n} R={shape.r} W={shape.w}, {shape.durability}; {again} {folder}"
+def _plan(name: str, shape: Shape, folder: Path) -> str:
+    """What will be started; the directory of an existing cluster says itself what it is."""
+    from dynamo_ray.core.charter import CharterError, charter_from
+
+    nodes, n, r, w, durability, how = (
+        shape.nodes,
+        shape.n,
+        shape.r,
+        shape.w,
+        shape.durability,
+        "new, its data in",
     )
-    where = f"the one at {ray_address}" if ray_address else "a new one on this machine"
-    render.say(f"Ray: {where}")
+    try:
+        charter = charter_from(json.loads((folder / "CLUSTER.json").read_text()))
+        settings = charter.settings
+        nodes, n, r, w = len(charter.members), settings.n, settings.r, settings.w
+        durability, how = settings.durability, "again, from"
+    except (OSError, ValueError, CharterError):
+        pass
+    return f"cluster {name}: {nodes} nodes, N={n} R={r} W={w}, {durability}; {how} {folder}"
 
 
 def _begin(
-    name: str, shape: Shape, site: Site, folder: Path, ray_address: str, exist_ok: bool
-) -> Cluster:
+    name: str, shape: Shape, site: Site, folder: Path, exist_ok: bool, ray_address: str
+) -> None:
     import dynamo_ray
 
     options = asdict(shape)
     options["zones"] = [zone for zone in shape.zones.split(",") if zone]
-    return dynamo_ray.start(
+    dynamo_ray.start(
         name,
         data_dir=folder,
         host=site.host,
@@ -177,9 +195,7 @@ def _begin(
     )
 
 
-def _begin_with_ray(
-    name: str, shape: Shape, site: Site, folder: Path, exist_ok: bool, old: Profile | None
-) -> Cluster:
+def _begin_with_ray(name: str, begin: Callable[[str], None], old: Profile | None) -> None:
     """Start a Ray that outlives this command, and the cluster in it; both or none."""
     from dynamo_ray.config import load_profile, save_profile
 
@@ -190,38 +206,33 @@ def _begin_with_ray(
     try:
         use_ray(begun)
         render.say("starting the nodes …", "dim")
-        cluster = _begin(name, shape, site, folder, begun["address"], exist_ok)
+        begin(begun["address"])
         profile = load_profile(name)
         if profile is None:
             raise CommandError(Exit.FAILED, f"cluster {name!r} left no profile")
         save_profile(replace(profile, ray={**begun, "started_here": True}))
     except BaseException:
-        end_ray(begun)
+        with deaf():
+            end_ray(begun)
         raise
-    return cluster
 
 
-def _tell_started(cluster: Cluster, as_json: bool) -> None:
-    from dynamo_ray.config import home
+def _tell_started(name: str, as_json: bool) -> None:
+    from dynamo_ray.config import home, load_profile
 
-    profile = home() / "clusters" / f"{cluster.name}.json"
+    profile = load_profile(name)
+    if profile is None:
+        raise CommandError(Exit.FAILED, f"cluster {name!r} left no profile")
+    path = home() / "clusters" / f"{name}.json"
     if as_json:
-        render.show_json(
-            {
-                "schema": "dynamo_ray.start/1",
-                "name": cluster.name,
-                "cluster_id": cluster.charter.cluster_id.hex(),
-                "addresses": cluster.addresses,
-                "data_dir": cluster.data_dir,
-                "profile": str(profile),
-            }
-        )
+        shown = {k: v for k, v in asdict(profile).items() if k not in ("token", "ray")}
+        render.show_json({"schema": "dynamo_ray.start/1", **shown, "profile": str(path)})
         return
-    render.show(f"{cluster.name} is up at {', '.join(cluster.addresses[:2])}")
-    render.say(f"its token is in {profile}, which only you can read")
-    render.say(f"next:  dynamo-ray status -c {cluster.name}")
-    render.say(f"       dynamo-ray put -c {cluster.name} hello world")
-    render.say(f"       dynamo-ray stop {cluster.name}")
+    render.show(f"{name} is up at {', '.join(profile.addresses[:2])}")
+    render.say(f"its token is in {path}, which only you can read")
+    render.say(f"next:  dynamo-ray status -c {name}")
+    render.say(f"       dynamo-ray put -c {name} hello world")
+    render.say(f"       dynamo-ray stop {name}")
 
 
 def stop(target: Target, change: Change, name: Name = None, as_json: Json = False) -> None:
@@ -247,14 +258,14 @@ def stop(target: Target, change: Change, name: Name = None, as_json: Json = Fals
 
 
 def _stop_with_ray(name: str, profile: Profile | None, begun: dict[str, Any]) -> None:
-    from dynamo_ray.errors import ClusterNotFoundError
+    from dynamo_ray.errors import DynamoError
 
     if _is_alive(begun):
         use_ray(begun)
         try:
             _attached(name, profile, begun["address"]).stop()
-        except ClusterNotFoundError:
-            render.say("the cluster is gone already; ending its Ray", "dim")
+        except DynamoError as error:
+            render.say(f"the cluster does not answer ({error}); ending its Ray", "dim")
     end_ray(begun)
 
 
@@ -311,7 +322,7 @@ async def kill(
     if not found.pid:
         raise CommandError(Exit.REFUSED, f"{node} is not running")
     host = found.address.rpartition(":")[0]
-    if not _is_here(host) or b"Node" not in _command_of(found.pid):
+    if not _is_here(host) or not _command_of(found.pid).startswith(NODE_TITLE):
         raise CommandError(
             Exit.REFUSED, f"{node} (process {found.pid} at {host}) does not run on this machine"
         )
@@ -344,20 +355,20 @@ def _command_of(pid: int) -> bytes:
 
 def launch_ray() -> dict[str, Any]:
     """Start a Ray on this machine that outlives this command."""
-    from dynamo_ray.actors.local_ray import launch
+    from dynamo_ray.launching import begin
 
-    return launch()
+    return begin()
 
 
 def use_ray(begun: dict[str, Any]) -> None:
     """Let this command reach the Ray that `launch_ray` began."""
-    from dynamo_ray.actors.local_ray import use
+    from dynamo_ray.launching import use
 
     use(begun)
 
 
 def end_ray(begun: dict[str, Any]) -> None:
     """End the Ray that `launch_ray` began, and nothing else."""
-    from dynamo_ray.actors.local_ray import end
+    from dynamo_ray.launching import end
 
     end(begun)

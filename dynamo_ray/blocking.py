@@ -14,10 +14,11 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
-from dynamo_ray.client import AsyncClient, Key
+from dynamo_ray.client import AsyncClient
 from dynamo_ray.errors import ClosedError
 from dynamo_ray.found import Found, Written
 from dynamo_ray.resolvers import Resolver
+from dynamo_ray.rows import Key
 
 Opener = Callable[[], Coroutine[Any, Any, AsyncClient]]
 CLOSE_S = 5.0

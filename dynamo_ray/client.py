@@ -9,49 +9,19 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dynamo_ray.batching import Batch, Options
-from dynamo_ray.core.encoding import TTL_MAX_MS
 from dynamo_ray.core.messages import ClientGet, ClientPut, Failure, GetDone, PutDone, Refused
-from dynamo_ray.core.mint import PUT_ID_BYTES
 from dynamo_ray.errors import BatchError, ClosedError, DynamoError, OperationTimeoutError
 from dynamo_ray.found import Found, Written
 from dynamo_ray.outcomes import error_of_key, error_of_request
 from dynamo_ray.resolvers import Resolver
+from dynamo_ray.rows import Key, Row, key_bytes, put_row, put_rows, slices, value_bytes
 from dynamo_ray.session import Session
 
-Key = str | bytes
-# Requests of a many-key call follow each other through client, coordinator and nodes like wagons:
-# short enough that all of them work at the same time, and that none holds its loop for long.
-KEYS_A_REQUEST = 250
-BYTES_A_REQUEST = 4 * 1024 * 1024
 UPDATE_TRIES = 5
-
-Row = tuple[Any, ...]
-
-
-def key_bytes(key: Key) -> bytes:
-    """A key as bytes: text as UTF-8. Raises TypeError for anything else."""
-    if type(key) is bytes:
-        return key
-    if isinstance(key, str):
-        return key.encode()
-    raise TypeError(f"a key is str or bytes, not {type(key).__name__}")
-
-
-def value_bytes(value: Any) -> bytes:
-    """A value as bytes. Raises TypeError for anything that is not bytes-like."""
-    if type(value) is bytes:
-        return value
-    if isinstance(value, bytearray | memoryview):
-        return bytes(value)
-    raise TypeError(
-        f"a value is bytes, not {type(value).__name__}; "
-        "dynamo_ray.codec(...) turns objects into bytes"
-    )
 
 
 class AsyncClient:
@@ -130,7 +100,7 @@ class AsyncClient:
         was applied), OperationTimeoutError (`maybe_applied`), InvalidContextError,
         ValueTooLargeError, KeyTooLargeError, TooManySiblingsError, OverloadedError.
         """
-        row = self._row(key, value_bytes(value), context, ttl_s)
+        row = put_row(key, value_bytes(value), context, ttl_s)
         return await self._write(row, w, strict, timeout_s)
 
     async def delete(
@@ -143,7 +113,7 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Written:
         """Delete the key: a put of a tombstone, with the same manners and errors as `put`."""
-        return await self._write(self._row(key, None, context, None), w, strict, timeout_s)
+        return await self._write(put_row(key, None, context, None), w, strict, timeout_s)
 
     async def update(
         self,
@@ -161,7 +131,7 @@ class AsyncClient:
         found = await self.get(key, timeout_s=timeout_s)
         changed = change(found.resolved(resolver))
         value = None if changed is None else value_bytes(changed)
-        row = self._row(key, value, found.context, None)
+        row = put_row(key, value, found.context, None)
         for _ in range(UPDATE_TRIES - 1):
             try:
                 return await self._write(row, None, None, timeout_s)
@@ -208,7 +178,7 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> dict[Key, Written]:
         """Write many keys, each with its own outcome. Raises BatchError where part failed."""
-        rows = self._rows(list(items), map(value_bytes, items.values()), contexts, ttl_s)
+        rows = put_rows(list(items), map(value_bytes, items.values()), contexts, ttl_s)
         return await self._write_many(items, rows, w, strict, timeout_s)
 
     async def delete_many(
@@ -222,7 +192,7 @@ class AsyncClient:
     ) -> dict[Key, Written]:
         """Delete many keys, each with its own outcome. Raises BatchError where part failed."""
         given = list(dict.fromkeys(keys))
-        rows = self._rows(given, [None] * len(given), contexts, None)
+        rows = put_rows(given, [None] * len(given), contexts, None)
         return await self._write_many(given, rows, w, strict, timeout_s)
 
     # ---- the cluster
@@ -262,41 +232,12 @@ class AsyncClient:
             raise ValueError(f"timeout_s must be above 0 and below 3600, not {limit}")
         return Options(quorum, self._strict if strict is None else strict, limit)
 
-    def _row(
-        self, key: Key, value: bytes | None, context: bytes | None, ttl_s: float | None
-    ) -> Row:
-        put_id = os.urandom(PUT_ID_BYTES)
-        return key_bytes(key), value, _checked_context(context), put_id, _ttl_ms(ttl_s)
-
     async def _write(
         self, row: Row, w: int | None, strict: bool | None, timeout_s: float | None
     ) -> Written:
         options = self._options(self._w if w is None else w, strict, timeout_s)
         batch = self._puts.get(options) or self._batch(self._puts, options)
         return Written(await batch.add(row))
-
-    def _rows(
-        self,
-        keys: Sequence[Key],
-        values: Iterable[bytes | None],
-        contexts: Mapping[Key, bytes] | None,
-        ttl_s: float | None,
-    ) -> list[Row]:
-        """`_row` for many keys: the put ids are drawn together."""
-        ids = os.urandom(PUT_ID_BYTES * len(keys))
-        ends = range(PUT_ID_BYTES, len(ids) + 1, PUT_ID_BYTES)
-        ttl_ms = _ttl_ms(ttl_s)
-        known = contexts or {}
-        return [
-            (
-                key if type(key) is bytes else key_bytes(key),
-                value,
-                _checked_context(known.get(key)),
-                ids[end - PUT_ID_BYTES : end],
-                ttl_ms,
-            )
-            for key, value, end in zip(keys, values, ends, strict=True)
-        ]
 
     async def _write_many(
         self,
@@ -338,7 +279,7 @@ class AsyncClient:
         """Send rows in requests of bounded size, all at once; their results in order."""
         loop = asyncio.get_running_loop()
         waits: list[asyncio.Future[list[Any]]] = []
-        for part in _slices(rows):
+        for part in slices(rows):
             done: asyncio.Future[list[Any]] = loop.create_future()
 
             def arrived(
@@ -405,20 +346,6 @@ class AsyncClient:
         return int(self._session.charter.get("settings", {}).get(name, 0))
 
 
-def _checked_context(context: bytes | None) -> bytes | None:
-    if context is not None and not isinstance(context, bytes):
-        raise TypeError(f"a context is bytes, not {type(context).__name__}")
-    return context
-
-
-def _ttl_ms(ttl_s: float | None) -> int:
-    if ttl_s is None:
-        return 0
-    if not 0 < ttl_s * 1000 <= TTL_MAX_MS:
-        raise ValueError(f"ttl_s must be above 0 and at most 100 years, not {ttl_s}")
-    return max(1, int(ttl_s * 1000))
-
-
 def _futures_of(
     settle: Callable[[Any, list[Row]], list[Any]],
 ) -> Callable[[Any, list[Row], list[asyncio.Future[Any]]], None]:
@@ -434,18 +361,3 @@ def _futures_of(
                 future.set_result(result)
 
     return settled
-
-
-def _slices(rows: list[Row]) -> Iterable[list[Row]]:
-    """Parts of a bounded number of keys and bytes."""
-    part: list[Row] = []
-    size = 0
-    for row in rows:
-        weight = len(row[0]) + (len(row[1]) if len(row) > 1 and row[1] is not None else 0)
-        if part and (len(part) >= KEYS_A_REQUEST or size + weight > BYTES_A_REQUEST):
-            yield part
-            part, size = [], 0
-        part.append(row)
-        size += weight
-    if part:
-        yield part

@@ -86,10 +86,8 @@ class Cluster:
         fleet.stop([fleet.find(self.name, role, name) for role, name in members])
         remove_profile(self.name)
         if self._owns_ray:
-            import ray
-
             self._owns_ray = False
-            ray.shutdown()
+            fleet.detach_ray()
 
     def __enter__(self) -> Cluster:
         return self
@@ -226,12 +224,10 @@ def _members(nodes: int, zones: Sequence[str], weights: Sequence[float]) -> tupl
 
 def _ensure_ray(ray_address: str | None) -> bool:
     """Connect to Ray, or start a local one for this process; True if that was started here."""
-    import ray
-
     from dynamo_ray.actors import fleet
     from dynamo_ray.actors.local_ray import start_here
 
-    if ray.is_initialized():
+    if fleet.is_attached():
         return False
     if ray_address or "RAY_ADDRESS" in os.environ:
         fleet.attach_ray(ray_address)
@@ -316,9 +312,8 @@ def _launch(
 
 
 def _write_profile(cluster: Cluster) -> None:
-    import ray
+    from dynamo_ray.actors import fleet
 
-    address = ray.get_runtime_context().gcs_address
     save_profile(
         Profile(
             cluster.name,
@@ -326,7 +321,7 @@ def _write_profile(cluster: Cluster) -> None:
             cluster.addresses,
             cluster.token,
             cluster.data_dir,
-            address,
+            fleet.ray_address(),
         )
     )
 

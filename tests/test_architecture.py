@@ -22,14 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The core is pure: nothing here can read a clock, draw a random number, or reach a file.
 CORE_IMPORTS = frozenset(
-    "__future__ abc bisect collections dataclasses enum functools hashlib heapq hmac itertools"
-    " math operator struct typing zlib".split()
+    "__future__ _md5 abc bisect collections dataclasses enum fractions functools hashlib heapq hmac"
+    " itertools math operator struct typing zlib".split()
 )
 
 # Part of the house -> the parts that it may import. A part is a package or a module at the top of
 # dynamo_ray; `dynamo_ray` itself is the __init__ with the public names. Each may import itself.
 BASE = {"core", "errors"}
-CLIENT = {"batching", "found", "outcomes", "resolvers", "session", "wire"} | BASE
+CLIENT = {"batching", "found", "outcomes", "resolvers", "rows", "session", "wire"} | BASE
 LAYERS: dict[str, set[str]] = {
     "core": set(),
     "errors": {"core"},
@@ -44,6 +44,7 @@ LAYERS: dict[str, set[str]] = {
     "batching": BASE,
     "found": {"resolvers"} | BASE,
     "outcomes": BASE,
+    "rows": BASE,
     "session": {"wire"} | BASE,
     "client": CLIENT,
     "blocking": {"client"} | CLIENT,
@@ -52,10 +53,11 @@ LAYERS: dict[str, set[str]] = {
     "cluster": {"client", "blocking", "connecting", "survey", "actors", "server", "storage"}
     | {"config", "wire", "found", "resolvers"}
     | BASE,
+    "launching": {"cluster", "actors", "config"} | BASE,
     "dynamo_ray": {"client", "blocking", "connecting", "cluster", "survey", "config", "codecs"}
     | {"found", "resolvers"}
     | BASE,
-    "cli": {"dynamo_ray", "client", "blocking", "connecting", "cluster", "survey", "config"}
+    "cli": {"dynamo_ray", "launching", "client", "blocking", "connecting", "cluster", "survey", "config"}
     | {"codecs", "found", "resolvers", "sim"}
     | BASE,
 }
@@ -90,7 +92,9 @@ CORE_FUNCTION_LINES, FUNCTION_LINES = 40, 60
 PARAMETERS = 8
 
 # "path:function" -> why it may break the rules about length and parameters. Better left empty.
-TOO_BIG_ON_PURPOSE: dict[str, str] = {}
+TOO_BIG_ON_PURPOSE: dict[str, str] = {
+    "dynamo_ray/cluster.py:start": "the public contract: every option of a cluster, by name",
+}
 
 TOP_LEVEL = set(
     "pyproject.toml README.md CHANGELOG.md LICENSE Makefile cluster.yaml constraints.txt"

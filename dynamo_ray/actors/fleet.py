@@ -100,7 +100,7 @@ def locate(cluster: str) -> Place:
                 return Place(charter, view_from(told["view"]), told["secrets"])
     raise ClusterNotFoundError(
         f"no cluster {cluster!r} answers in the Ray cluster at "
-        f"{ray.get_runtime_context().gcs_address}; start it, or check RAY_ADDRESS"
+        f"{ray_address()}; start it, or check RAY_ADDRESS"
     )
 
 
@@ -126,6 +126,21 @@ def stop(handles: list[Any]) -> None:
         ray.wait(closing, num_returns=len(closing), timeout=ASK_S)
     for handle in handles:
         ray.kill(handle, no_restart=True)
+
+
+def is_attached() -> bool:
+    """True if this process is connected to a Ray cluster."""
+    return bool(ray.is_initialized())
+
+
+def ray_address() -> str:
+    """The address of the Ray cluster that this process is connected to."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def detach_ray() -> None:
+    """Leave the Ray cluster; one that was started for this process ends."""
+    ray.shutdown()
 
 
 def attach_ray(address: str | None = None) -> bool:

@@ -271,7 +271,7 @@ class NodeServer(Member):
     async def close(self) -> None:
         """Take no more requests, fsync what is appended, let go of the directory."""
         await super().close()
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(StorageError):
             await asyncio.to_thread(self.vault.close)
 
 

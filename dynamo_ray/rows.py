@@ -1,0 +1,97 @@
+"""Operations as rows of a request: checked arguments, put ids, and parts of a bounded size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dynamo_ray.core.encoding import TTL_MAX_MS
+from dynamo_ray.core.mint import PUT_ID_BYTES
+
+Key = str | bytes
+Row = tuple[Any, ...]
+
+# Requests of a many-key call follow each other through client, coordinator and nodes like wagons:
+# short enough that all of them work at the same time, and that none holds its loop for long.
+KEYS_A_REQUEST = 250
+BYTES_A_REQUEST = 4 * 1024 * 1024
+
+
+def key_bytes(key: Key) -> bytes:
+    """A key as bytes: text as UTF-8. Raises TypeError for anything else."""
+    if type(key) is bytes:
+        return key
+    if isinstance(key, str):
+        return key.encode()
+    raise TypeError(f"a key is str or bytes, not {type(key).__name__}")
+
+
+def value_bytes(value: Any) -> bytes:
+    """A value as bytes. Raises TypeError for anything that is not bytes-like."""
+    if type(value) is bytes:
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(
+        f"a value is bytes, not {type(value).__name__}; "
+        "dynamo_ray.codec(...) turns objects into bytes"
+    )
+
+
+def put_row(key: Key, value: bytes | None, context: bytes | None, ttl_s: float | None) -> Row:
+    """One put, or a delete (`value` None), with a put id of its own."""
+    put_id = os.urandom(PUT_ID_BYTES)
+    return key_bytes(key), value, _checked_context(context), put_id, _ttl_ms(ttl_s)
+
+
+def put_rows(
+    keys: Sequence[Key],
+    values: Iterable[bytes | None],
+    contexts: Mapping[Key, bytes] | None,
+    ttl_s: float | None,
+) -> list[Row]:
+    """`put_row` for many keys: the put ids are drawn together."""
+    ids = os.urandom(PUT_ID_BYTES * len(keys))
+    ends = range(PUT_ID_BYTES, len(ids) + 1, PUT_ID_BYTES)
+    ttl_ms = _ttl_ms(ttl_s)
+    known = contexts or {}
+    return [
+        (
+            key if type(key) is bytes else key_bytes(key),
+            value,
+            _checked_context(known.get(key)),
+            ids[end - PUT_ID_BYTES : end],
+            ttl_ms,
+        )
+        for key, value, end in zip(keys, values, ends, strict=True)
+    ]
+
+
+def slices(rows: list[Row]) -> Iterable[list[Row]]:
+    """Parts of a bounded number of keys and bytes."""
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        weight = len(row[0]) + (len(row[1]) if len(row) > 1 and row[1] is not None else 0)
+        if part and (len(part) >= KEYS_A_REQUEST or size + weight > BYTES_A_REQUEST):
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += weight
+    if part:
+        yield part
+
+
+def _checked_context(context: bytes | None) -> bytes | None:
+    if context is not None and not isinstance(context, bytes):
+        raise TypeError(f"a context is bytes, not {type(context).__name__}")
+    return context
+
+
+def _ttl_ms(ttl_s: float | None) -> int:
+    if ttl_s is None:
+        return 0
+    if not 0 < ttl_s * 1000 <= TTL_MAX_MS:
+        raise ValueError(f"ttl_s must be above 0 and at most 100 years, not {ttl_s}")
+    return max(1, int(ttl_s * 1000))
