@@ -40,6 +40,7 @@ MANY = 48
 PADDING = [bytes(-n % 8) for n in range(8)]
 
 HEAD = struct.Struct("<40sq24sq8s22q8s8q")
+END = struct.Struct("<i")
 # The flatbuffer tables of a RecordBatch message with 4 columns and 11 buffers, between its numbers.
 MESSAGE = bytes.fromhex(
     "ffffffff4801000014000000000000000c0016000600050008000c000c0000000003040018000000"
@@ -205,6 +206,9 @@ def _nothing(rows: int) -> Laid:
 
 def _values(rows: int, nulls: int, body: pa.Buffer, places: Sequence[int]) -> list[bytes]:
     bits_at, bits, ends_at, ends, content_at, content = places
+    reach = END.unpack_from(body, ends_at), END.unpack_from(body, ends_at + ends - END.size)
+    if reach != ((0,), (content,)):
+        raise MalformedBatchError("a column that does not fill its bytes")
     try:
         buffers = [
             body.slice(bits_at, bits) if bits else None,

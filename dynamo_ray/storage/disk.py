@@ -275,16 +275,17 @@ class RealDisk:
 
     @contextmanager
     def _parent(self, path: str) -> Iterator[tuple[int, str]]:
+        _check(path)
         directory, _, name = path.rpartition("/")
-        _check_part(path, name)
         with self._directory(directory) as fd:
             yield fd, name
 
     @contextmanager
     def _directory(self, path: str) -> Iterator[int]:
         handle = self._root
+        if path:
+            _check(path)
         for part in path.split("/") if path else ():
-            _check_part(path, part)
             try:
                 handle = Handle(
                     os.open(part, os.O_RDONLY | os.O_DIRECTORY | FLAGS, dir_fd=handle.fd)
@@ -306,8 +307,8 @@ class RealDisk:
         return error
 
 
-def _check_part(path: str, part: str) -> None:
-    if not SAFE_PART.match(part):
+def _check(path: str) -> None:
+    if not all(map(SAFE_PART.match, path.split("/"))):
         raise UnsafePathError(f"{path!r} is no name that a data directory can have")
 
 

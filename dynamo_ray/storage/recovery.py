@@ -222,6 +222,10 @@ class Replay:
         if columns is not None:
             found.frames += 1
             found.records += len(columns.keys)
+            if frame.partitions is None:
+                self._note(
+                    f"{_bytes(frame)} of log segment {number} are damaged, but not its records"
+                )
             self._leave_covered()
             self._apply(columns)
         elif frame.partitions is not None and max(frame.partitions, default=0) < len(found.maps):

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -110,17 +110,18 @@ class NewSnapshot:
             self._disk.sync_dir("")
 
     def write(self, partition: int, records: Iterable[Record]) -> None:
-        """One partition's file, durable when this returns. SnapshotFailedError."""
+        """A partition's file, durable when this returns; none if empty. SnapshotFailedError."""
         assert 0 <= partition < self._partitions and partition not in self._files
+        source = iter(records)
+        first = next(source, None)
+        if first is None:
+            return
         path = file_path(self.number, partition)
-        content = _ArrowFile(records)
+        content = _ArrowFile(chain([first], source))
         with _failing(self._disk, self.number):
             self._disk.write(path, content.parts())
-            if content.records:
-                self._disk.sync(path)
-                self._files[partition] = content.seal()
-            else:
-                self._disk.remove(path)
+            self._disk.sync(path)
+        self._files[partition] = content.seal()
 
     def finish(self) -> None:
         """Make the snapshot count, and remove all others. SnapshotFailedError."""
@@ -226,11 +227,11 @@ def read_arrow(content: bytes) -> Columns:
 class _ArrowFile:
     """An Arrow file made part by part, so that a large partition is never in memory twice."""
 
-    def __init__(self, records: Iterable[Record]) -> None:
+    def __init__(self, source: Iterator[Record]) -> None:
         self.records = 0
         self.size = 0
         self.closed = False
-        self._source = iter(records)
+        self._source = source
         self._parts: list[bytes] = []
         self._hash = _checksum(b"")
 
