@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 UNDER_WAY = 4
-KEYS_MOST = 1000
 
 
 class Options(NamedTuple):
@@ -32,7 +31,9 @@ class Batch:
         send: Callable[[list[tuple[Any, ...]], Options, Callable[[Any], None]], None],
         settle: Callable[[Any, list[tuple[Any, ...]], list[asyncio.Future[Any]]], None],
         options: Options,
+        fitting: Callable[[list[tuple[Any, ...]]], int],
     ) -> None:
+        self._fitting = fitting
         self._send = send
         self._settle = settle
         self._options = options
@@ -55,8 +56,9 @@ class Batch:
     def _leave(self) -> None:
         self._scheduled = False
         while self._rows and self._under_way < UNDER_WAY:
-            rows, self._rows = self._rows[:KEYS_MOST], self._rows[KEYS_MOST:]
-            futures, self._futures = self._futures[:KEYS_MOST], self._futures[KEYS_MOST:]
+            count = self._fitting(self._rows)
+            rows, self._rows = self._rows[:count], self._rows[count:]
+            futures, self._futures = self._futures[:count], self._futures[count:]
             self._under_way += 1
             self._send(rows, self._options, self._arrival(rows, futures))
 

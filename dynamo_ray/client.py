@@ -13,12 +13,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dynamo_ray.batching import Batch, Options
-from dynamo_ray.core.messages import ClientGet, ClientPut, Failure, GetDone, PutDone, Refused
+from dynamo_ray.core.messages import ClientGet, ClientPut, Code, Failure, GetDone, PutDone, Refused
 from dynamo_ray.errors import BatchError, ClosedError, DynamoError, OperationTimeoutError
 from dynamo_ray.found import Found, Written
 from dynamo_ray.outcomes import error_of_key, error_of_request
 from dynamo_ray.resolvers import Resolver
-from dynamo_ray.rows import Key, Row, key_bytes, put_row, put_rows, slices, value_bytes
+from dynamo_ray.rows import (
+    Key,
+    Row,
+    answers,
+    distinct,
+    fitting,
+    key_bytes,
+    put_row,
+    put_rows,
+    seconds,
+    slices,
+    value_bytes,
+)
 from dynamo_ray.session import Session
 
 UPDATE_TRIES = 5
@@ -56,10 +68,10 @@ class AsyncClient:
     ) -> AsyncClient:
         """A cheap copy with other defaults; it shares the connections."""
         other = copy.copy(self)
-        other._r = self._r if r is None else r
-        other._w = self._w if w is None else w
-        other._strict = self._strict if strict is None else strict
-        other._timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        other._r = self._r if r is None else answers("r", r)
+        other._w = self._w if w is None else answers("w", w)
+        other._strict = self._strict if strict is None else bool(strict)
+        other._timeout_s = self._timeout_s if timeout_s is None else seconds(timeout_s)
         other._resolver = self._resolver if resolver is None else resolver
         return other
 
@@ -77,7 +89,7 @@ class AsyncClient:
 
         Raises UnavailableError, OperationTimeoutError, OverloadedError, KeyTooLargeError.
         """
-        options = self._options(self._r if r is None else r, strict, timeout_s)
+        options = self._options(self._r if r is None else answers("r", r), strict, timeout_s)
         batch = self._gets.get(options) or self._batch(self._gets, options)
         state, seal, degraded = await batch.add((key_bytes(key),))
         return Found(state, seal, degraded, self._resolver)
@@ -150,8 +162,8 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> dict[Key, Found]:
         """What the keys hold, by key. Raises BatchError where part of them failed."""
-        given = list(dict.fromkeys(keys))
-        options = self._options(self._r if r is None else r, strict, timeout_s)
+        given = distinct(keys)
+        options = self._options(self._r if r is None else answers("r", r), strict, timeout_s)
         rows: list[Row] = [(key_bytes(key),) for key in given]
         results = await self._many(rows, options, self._send_gets, self._settle_gets)
         found: dict[Key, Found] = {}
@@ -191,7 +203,7 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> dict[Key, Written]:
         """Delete many keys, each with its own outcome. Raises BatchError where part failed."""
-        given = list(dict.fromkeys(keys))
+        given = distinct(keys)
         rows = put_rows(given, [None] * len(given), contexts, None)
         return await self._write_many(given, rows, w, strict, timeout_s)
 
@@ -225,17 +237,13 @@ class AsyncClient:
     def _options(self, quorum: int, strict: bool | None, timeout_s: float | None) -> Options:
         if self._closed[0]:
             raise ClosedError("the client is closed; connect again")
-        if quorum < 0:
-            raise ValueError(f"r and w are at least 1, not {quorum}")
-        limit = self._timeout_s if timeout_s is None else timeout_s
-        if not 0 < limit < 3600:
-            raise ValueError(f"timeout_s must be above 0 and below 3600, not {limit}")
-        return Options(quorum, self._strict if strict is None else strict, limit)
+        limit_s = self._timeout_s if timeout_s is None else seconds(timeout_s)
+        return Options(quorum, self._strict if strict is None else bool(strict), limit_s)
 
     async def _write(
         self, row: Row, w: int | None, strict: bool | None, timeout_s: float | None
     ) -> Written:
-        options = self._options(self._w if w is None else w, strict, timeout_s)
+        options = self._options(self._w if w is None else answers("w", w), strict, timeout_s)
         batch = self._puts.get(options) or self._batch(self._puts, options)
         return Written(await batch.add(row))
 
@@ -247,7 +255,7 @@ class AsyncClient:
         strict: bool | None,
         timeout_s: float | None,
     ) -> dict[Key, Written]:
-        options = self._options(self._w if w is None else w, strict, timeout_s)
+        options = self._options(self._w if w is None else answers("w", w), strict, timeout_s)
         results = await self._many(rows, options, self._send_puts, self._settle_puts)
         written: dict[Key, Written] = {}
         failures: dict[Key, DynamoError] = {}
@@ -266,7 +274,7 @@ class AsyncClient:
         puts = batches is self._puts
         send = self._send_puts if puts else self._send_gets
         settle = self._settle_puts if puts else self._settle_gets
-        batch = batches[options] = Batch(send, _futures_of(settle), options)
+        batch = batches[options] = Batch(send, _futures_of(settle), options, fitting)
         return batch
 
     async def _many(
@@ -327,7 +335,9 @@ class AsyncClient:
         return self._with_failures(list(reply.contexts), reply.failures, is_write=True)
 
     def _refused(self, reply: Any, count: int, is_write: bool) -> list[Any]:
-        refused = reply if isinstance(reply, Refused) else Refused(12, "an unexpected answer")
+        refused = (
+            reply if isinstance(reply, Refused) else Refused(Code.UNKNOWN, "an unexpected answer")
+        )
         quorum = self._setting("w" if is_write else "r")
         return [error_of_request(refused, is_write, quorum) for _ in range(count)]
 

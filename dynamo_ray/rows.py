@@ -15,6 +15,8 @@ Row = tuple[Any, ...]
 # Requests of a many-key call follow each other through client, coordinator and nodes like wagons:
 # short enough that all of them work at the same time, and that none holds its loop for long.
 KEYS_A_REQUEST = 250
+# Single operations that leave together.
+KEYS_A_BATCH = 1000
 BYTES_A_REQUEST = 4 * 1024 * 1024
 
 
@@ -55,7 +57,7 @@ def put_rows(
     ids = os.urandom(PUT_ID_BYTES * len(keys))
     ends = range(PUT_ID_BYTES, len(ids) + 1, PUT_ID_BYTES)
     ttl_ms = _ttl_ms(ttl_s)
-    known = contexts or {}
+    known = _known(contexts, keys)
     return [
         (
             key if type(key) is bytes else key_bytes(key),
@@ -70,17 +72,52 @@ def put_rows(
 
 def slices(rows: list[Row]) -> Iterable[list[Row]]:
     """Parts of a bounded number of keys and bytes."""
-    part: list[Row] = []
-    size = 0
-    for row in rows:
-        weight = len(row[0]) + (len(row[1]) if len(row) > 1 and row[1] is not None else 0)
-        if part and (len(part) >= KEYS_A_REQUEST or size + weight > BYTES_A_REQUEST):
-            yield part
-            part, size = [], 0
-        part.append(row)
-        size += weight
-    if part:
-        yield part
+    start = 0
+    while start < len(rows):
+        count = fitting(rows, start, KEYS_A_REQUEST)
+        yield rows[start : start + count]
+        start += count
+
+
+def fitting(rows: list[Row], start: int = 0, keys: int = KEYS_A_BATCH) -> int:
+    """How many rows from `start` make one request: bounded in keys and bytes, at least one."""
+    size, most = 0, min(len(rows) - start, keys)
+    for count in range(most):
+        row = rows[start + count]
+        size += len(row[0]) + (len(row[1]) if len(row) > 1 and row[1] is not None else 0)
+        if size > BYTES_A_REQUEST and count:
+            return count
+    return most
+
+
+def distinct(keys: Iterable[Key]) -> list[Key]:
+    """Each key once, in order. Raises TypeError for a single key, which is no list of keys."""
+    if isinstance(keys, str | bytes):
+        raise TypeError(f"many keys are given as a list of keys, not as {type(keys).__name__}")
+    return list(dict.fromkeys(key if isinstance(key, str) else key_bytes(key) for key in keys))
+
+
+def answers(name: str, wanted: int) -> int:
+    """`r` or `w` as given by a caller. Raises TypeError or ValueError for what is no number."""
+    if type(wanted) is not int:
+        raise TypeError(f"{name} is a number of answers, not {type(wanted).__name__}")
+    if not 1 <= wanted < 2**31:
+        raise ValueError(f"{name} is at least 1, not {wanted}")
+    return wanted
+
+
+def seconds(timeout_s: float) -> float:
+    """A caller's timeout. Raises ValueError for one that cannot be."""
+    if not 0 < timeout_s < 3600:
+        raise ValueError(f"timeout_s must be above 0 and below 3600, not {timeout_s}")
+    return timeout_s
+
+
+def _known(contexts: Mapping[Key, bytes] | None, keys: Iterable[Key]) -> Mapping[Key, bytes]:
+    """The contexts by key. One of no key is refused: the put it was meant for would be blind."""
+    if contexts and (strange := contexts.keys() - set(keys)):
+        raise ValueError(f"contexts holds {strange.pop()!r}, which is none of the keys")
+    return contexts or {}
 
 
 def _checked_context(context: bytes | None) -> bytes | None:
