@@ -1,4 +1,4 @@
-"""Pure functions from a history to a verdict with its evidence (DESIGN §5; style of Jepsen's checkers).
+"""Pure functions from a history to a verdict with its evidence, in the manner of Jepsen's checkers.
 
 Causality is tracked exactly, by dots. A put with a context supersedes what its reader saw; a blind
 put what the minting node held (ground truth); a concurrent put nothing. The closure of a set of
@@ -107,7 +107,7 @@ def nothing_lost(truth: Truth) -> Iterable[str]:
 
 
 def nothing_invented(truth: Truth) -> Iterable[str]:
-    """Every version that was ever shown was put, with that value, and not by a write that failed."""
+    """Every version ever shown was put, with that value, and not by a write that failed."""
     for where, key, state in _shown(truth.history):
         of = truth.of(key)
         for version in decode(state).versions:
@@ -148,7 +148,8 @@ def contexts_sound(truth: Truth) -> Iterable[str]:
             of = truth.of(read.key)
             seen = of.closure(v.dot for v in decode(read.state).versions)
             if of.covered(decode(read.token[CLOCK_AT:]).clock) - seen:
-                yield f"the context of {read.client}'s read of {read.key!r} covers what it did not show"
+                text = "has a context that covers what was not shown"
+                yield f"{_reader(read)} of {read.key!r} {text}"
     for write in truth.history.writes:
         if write.outcome == OK and write.token is not None:
             yield from _unseen(truth, write, decode(write.token[CLOCK_AT:]).clock)
@@ -272,7 +273,7 @@ def check(history: History) -> tuple[Verdict, ...]:
 
 
 def elements(value: bytes | None, mark: bytes = b"") -> set[bytes]:
-    """The elements in a value `uid|element,…`; with a mark only those added (+) or removed (-) by it."""
+    """The elements in a value `number|element,…`; with a mark those it added (+) or removed (-)."""
     if value is None or b"|" not in value:
         return set()
     parts = value.split(b"|")

@@ -1,8 +1,8 @@
-"""The shell of a client in the simulator: runs its workload one operation at a time, and keeps the history.
+"""The shell of a client in the simulator: one operation at a time, and a history of them.
 
-A request is tried by `Attempts` at one coordinator after another, with its put ids. An operation whose
-end is not known may be repeated by the caller with the same ids, as `Client.update` does; its outcome
-is what was told last, and stays unknown once it was unknown and never became ok.
+A request is tried by `Attempts` at one coordinator after another, with its put ids. An operation
+whose end is not known may be repeated by the caller with the same ids, as `Client.update` does; its
+outcome is what was told last, and stays unknown once it was unknown and never became ok.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 It keeps two pictures: what a process reads back (the page cache), and what is durable. The end of a
 process loses nothing. A power loss keeps of every file what was synced and any part of what was
-added since, cut at any byte; of every directory a first part of the changes to its names. A full disk
-takes a part of a write; a jammed one cannot even cut it back.
+added since, cut at any byte; of every directory a first part of the changes to its names. A full
+disk takes a part of a write; a jammed one cannot even cut it back.
 """
 
 from __future__ import annotations

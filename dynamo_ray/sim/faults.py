@@ -4,10 +4,12 @@ A fault happens at a time, or at a *crash point*: right after the n-th event of 
 ("after the second Mint at n1"). Crash points find in seconds what random times find in hours. Every
 fault ends after a while by itself, and the calm ends what is left.
 
-    crash, power      a node's process, or its machine, stops and comes back     coordinator  likewise
-    pause             a node handles nothing, its clocks go on, then all of it, late
-    cut               one direction of one link     split  a node from everybody, both directions
-    full              the disk takes nothing        reset  connections to a node break, nobody dies
+    crash, power    a node's process, or its machine, stops and comes back
+    coordinator     a coordinator's process stops and comes back
+    pause           a node handles nothing, its clocks go on, then all of it, late
+    cut, split      one direction of one link; a node from everybody, both directions
+    full            the disk takes nothing
+    reset           connections to a node break, nobody dies
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ POINTS = (
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens to which host, when, and for how long. `after` is (host, kind of event, count)."""
+    """What happens to which host, when, for how long. `after` is (host, kind of event, count)."""
 
     kind: str
     host: str

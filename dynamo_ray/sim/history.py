@@ -142,7 +142,7 @@ class History:
         before: bytes | None,
         after: bytes | None,
     ) -> Minted | None:
-        """A node handled a mint of `key`; what it held before and after. None if no dot was made."""
+        """A node handled a mint of `key`: what it held before and after. None if it made no dot."""
         if after is None or after == before:
             return None
         seen = decode(before) if before is not None else State()
@@ -194,5 +194,6 @@ class History:
             clock = decode(minted.context).clock
             due = {v.dot for v in seen.versions if clock.covers(v.dot)}
         if set(minted.replaced) != due:
-            text = f"write {minted.write} replaced {len(minted.replaced)} of {len(due)} at {minted.node}"
+            did = f"replaced {len(minted.replaced)} versions and was to replace {len(due)}"
+            text = f"write {minted.write} {did}, at {minted.node}"
             self.breach("replaces", minted.at, text)

@@ -1,8 +1,8 @@
-"""A node's log as the simulator's shell sees it: the real store on a simulated disk, or its dumb twin.
+"""A node's log as the shell sees it: the real store on a simulated disk, or its dumb twin.
 
-The twin is a list of records and a mark up to which they are durable. It does what the store promises
-and nothing more, so most seeds run on it, fast. The others run on `storage` itself, and there the
-twin goes along: after a process's end the store must find exactly what the twin holds.
+The twin is a list of records and a mark up to which they are durable. It does what the store
+promises and nothing more, so most seeds run on it, fast. The others run on `storage` itself, and
+there the twin goes along: after a process's end the store must find exactly what the twin holds.
 """
 
 from __future__ import annotations

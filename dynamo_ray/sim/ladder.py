@@ -1,4 +1,4 @@
-"""A run as a message-sequence diagram in text: one column per host, one line per message of one key."""
+"""A run as a message-sequence diagram in text: a column per host, a line per message of one key."""
 
 from __future__ import annotations
 

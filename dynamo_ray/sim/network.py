@@ -1,9 +1,9 @@
-"""Links that are slow, lose, repeat and reorder; cuts in one direction; calls that end in the ways of TCP.
+"""Links that are slow, lose, repeat and reorder; one-way cuts; calls that end in the ways of TCP.
 
 Every message draws its own delay, so messages overtake each other. A cut keeps some of what was
 said for the time when it heals (as TCP does, which then hands it over late) and loses the rest, all
 without a sign. A host that crashes is noticed by those who can reach it: their calls end LOST, and
-new ones end UNSENT at once. Silence ends nothing: that is the detectors' and the deadlines' business.
+new ones end UNSENT at once. Silence ends nothing: that is the business of detectors and deadlines.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from dynamo_ray.sim.world import MILLISECOND, Host, World
 
-# A stream never says twice what was said once. Merges and answers are repeated all the same, because
-# nothing may hang on it; a request that is refused once and done once would be no fair test.
+# A stream never says twice what was said once. Merges and answers are repeated all the same, and
+# nothing may hang on it. These are not: refused once and done once, they would end as no call can.
 ONCE = frozenset({"Mint", "ClientPut"})
 
 OnReply = Callable[[Any], None]
@@ -192,7 +192,7 @@ class Peer(Host):
                 other.after(delay, "connection lost", other.connection_lost, self)
 
     def _expiry_at(self, dst: Peer, timeout_s: float) -> int:
-        """The reading of the peer's clock at which the request is too old (DESIGN §4, deadlines)."""
+        """The reading of the peer's clock at which the request is too old (DESIGN §4)."""
         reading_ms, heard_ms = self._readings.get(dst.name, (dst.mono_ms, self.mono_ms))
         return reading_ms + (self.mono_ms - heard_ms) + int(timeout_s * 1000)
 

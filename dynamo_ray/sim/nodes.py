@@ -4,8 +4,8 @@
                 │                                       sync ─► synced
                 └► ToPeer ─► call, with a time limit ─► on_peer
 
-One append of all that was gathered is under way at a time; a sync may run beside it. A crash may come
-before the write, between the write and its answer, or after it. The shell also tells the
+One append of all that was gathered is under way at a time; a sync may run beside it. A crash may
+come before the write, between the write and its answer, or after it. The shell also tells the
 history what it alone can see: every mint, every record, every answer that ran ahead of the log.
 """
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from dynamo_ray.core.settings import Limits, Settings, Times
-from dynamo_ray.sim.network import Weather
+from dynamo_ray.sim.network import CALM, Weather
 from dynamo_ray.sim.world import MILLISECOND
 
 FAULTS = ("crash", "coordinator", "pause", "cut", "split", "full", "reset", "point")
@@ -43,7 +43,7 @@ class Plan:
     delete_share: float = 0.15
     many_share: float = 0.1
     ttl_share: float = 0.0
-    weather: Weather = Weather()
+    weather: Weather = CALM
     skew_ms: int = 0
     append_us: int = 100
     sync_us: int = 2000
@@ -52,6 +52,7 @@ class Plan:
     down_us: int = 1000 * MILLISECOND
     real_storage: bool = False
     hint_bytes: int = 1024 * 1024 * 1024
+    sibling_bytes: int = 8 * 1024 * 1024
     suspect_s: float = 0.6
     tick_s: float = 0.1
     sync_s: float = 1.0
@@ -65,7 +66,7 @@ class Plan:
             tick_s=self.tick_s,
             sync_s=self.sync_s,
         )
-        limits = Limits(hint_bytes=self.hint_bytes)
+        limits = Limits(hint_bytes=self.hint_bytes, sibling_bytes=self.sibling_bytes)
         return Settings(
             n=self.n,
             r=self.r,
@@ -120,6 +121,7 @@ def draw_plan(chance: Random) -> Plan:
         down_us=chance.choice((50, 400, 1500, 4000)) * MILLISECOND,
         real_storage=chance.random() < 0.15,
         hint_bytes=chance.choice((1, 400, 1024 * 1024, 1024 * 1024)),
+        sibling_bytes=chance.choice((400, 1200, 8 * 1024 * 1024, 8 * 1024 * 1024)),
         suspect_s=chance.choice((0.3, 0.6, 1.5)),
         tick_s=chance.choice((0.1, 0.2)),
         sync_s=chance.choice((0.2, 1.0)),

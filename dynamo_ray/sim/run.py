@@ -116,7 +116,7 @@ class Run:
             self.history.breach("calm", self.world.now, "a client never came to its end")
 
     def calm(self) -> None:
-        """Mend everything, wait until hints are home, read every key with R = N, look everywhere."""
+        """Mend everything, wait until hints are home, read all keys with R = N, look everywhere."""
         self.storm.end()
         quiet = self._until_quiet()
         self._settle(self.plan.suspect_s + 4 * self.plan.tick_s)

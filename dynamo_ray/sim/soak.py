@@ -1,4 +1,4 @@
-"""Many seeds over several interpreters, with a sample of them run twice to prove that a seed is a run.
+"""Many seeds over several interpreters, some of them run twice to prove that a seed is one run.
 
 Each worker is an interpreter of its own that says one line of JSON per seed. The second run of a
 sampled seed is made under another PYTHONHASHSEED: a set whose order leaked into a decision shows at

@@ -1,10 +1,10 @@
 """Virtual time: one agenda, hosts with clocks of their own, and chance that comes from one seed.
 
-The simulator's shells are the twins of those in `server`: they perform the machines' effects and turn
-the world into events, and hold no policy. Time is a whole number of microseconds and moves only
-from event to event; ties are broken by the order of planning. Chance is split into named streams,
-so that one more draw in the network does not shift what the disk does. The digest of all events
-(time, host, number, kind) says whether two runs were the same run.
+The simulator's shells are the twins of those in `server`: they perform the machines' effects and
+turn the world into events, and hold no policy. Time is a whole number of microseconds and moves
+only from event to event; ties are broken by the order of planning. Chance is split into named
+streams, so that one more draw in the network does not shift what the disk does. The digest of all
+events (time, host, number, kind) says whether two runs were the same run.
 """
 
 from __future__ import annotations

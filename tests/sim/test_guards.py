@@ -1,9 +1,9 @@
 """For each rule of DESIGN §5 that can be simulated: without its guard a directed tape fails.
 
-A guard is removed here, by replacing a function for the length of a test; the code that ships has no
-switches. The tape is a few faults around one hot key, written in roles (the key's first owner, its
-first stand-in), on a small world. Without the guard one of a few seeds must fail, within two seconds
-of work, and say so by the checker that is meant for it; with the guard the same seed must pass.
+A guard is removed here, by replacing a function for the length of a test; the code that ships has
+no switches. The tape is a few faults around one hot key, written in roles (the key's first owner,
+its first stand-in), on a small world. Without the guard one of a few seeds must fail, within two
+seconds of work, and say so by the checker that is meant for it; with it the same seed must pass.
 """
 
 from __future__ import annotations

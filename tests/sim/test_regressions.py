@@ -1,0 +1,130 @@
+"""Worlds and tapes that once failed, each with its story. Seeds die with the next change; tapes stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from dynamo_ray.sim.faults import Fault
+from dynamo_ray.sim.network import Weather
+from dynamo_ray.sim.plan import Plan
+from dynamo_ray.sim.run import run_seed
+
+MS = 1000
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run that once broke a rule."""
+
+    name: str
+    seed: int
+    plan: Plan
+    tape: tuple[Fault, ...]
+    story: str
+
+
+STORIES = (
+    Story(
+        "undone after its append",
+        179,
+        Plan(
+            nodes=2,
+            zones=2,
+            coordinators=1,
+            n=1,
+            r=1,
+            w=1,
+            partitions=2,
+            durability="synced",
+            keys=2,
+            styles=("cart", "set"),
+            clients=4,
+            operations=12,
+            think_us=60 * MS,
+            repeats=0,
+            append_us=20 * MS,
+            sync_us=500,
+            suspect_s=0.3,
+            sync_s=0.2,
+            weather=Weather(delay_us=3000, tail_us=500),
+        ),
+        (
+            Fault("full", "n2", at_us=410_950, for_us=591_830),
+            Fault("power", "n1", at_us=1_341_807, for_us=280_299),
+        ),
+        "Under the level synced a mint waited for its fsync when the next append failed. The undo "
+        "took it from the map although the log had it; then it was synced and acknowledged.",
+    ),
+    Story(
+        "refused by the second coordinator",
+        18,
+        Plan(
+            nodes=1,
+            coordinators=3,
+            n=1,
+            r=1,
+            w=1,
+            durability="synced",
+            clients=4,
+            operations=5,
+            think_us=5 * MS,
+            timeout_ms=1500,
+            repeats=0,
+            strict_share=0.0,
+            context_share=0.9,
+            delete_share=0.0,
+            append_us=20 * MS,
+            sync_us=60 * MS,
+            sync_s=0.2,
+            weather=Weather(delay_us=500, tail_us=50, slow_share=0.2, slow_us=900 * MS),
+        ),
+        (
+            Fault("coordinator", "c2", after=("c2", "ClientPut", 1), for_us=52_940),
+            Fault("coordinator", "c1", after=("c1", "ClientPut", 1), for_us=52_940),
+            Fault("crash", "n1", after=("n1", "Mint", 1), for_us=86_221),
+        ),
+        "A coordinator died after it had sent a mint, and the node after it had logged it. The next "
+        "coordinator found nobody and said that nothing was applied, and the client believed it.",
+    ),
+    Story(
+        "a copy without a hint for ever",
+        555,
+        Plan(
+            nodes=2,
+            zones=3,
+            n=1,
+            r=1,
+            w=1,
+            partitions=8,
+            keys=3,
+            styles=("cart", "set", "concurrent"),
+            clients=4,
+            operations=23,
+            think_us=60 * MS,
+            timeout_ms=300,
+            repeats=0,
+            strict_share=0.0,
+            context_share=0.9,
+            delete_share=0.4,
+            append_us=50,
+            sync_us=5000,
+            hint_bytes=400,
+            sync_s=0.2,
+            weather=Weather(delay_us=3000, tail_us=500, kept_by_cut=0.0),
+        ),
+        (
+            Fault("full", "n2", at_us=800_000, for_us=150_000),
+            Fault("full", "n1", after=("n2", "Merge", 1), for_us=364_408),
+        ),
+        "A stand-in had handed a copy home when its own disk was full, so that letting go was undone: "
+        "the copy came back and its hint did not, and nobody would ever have let go of it.",
+    ),
+)
+
+
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
+def test_what_once_failed(story: Story) -> None:
+    result = run_seed(story.seed, story.plan, story.tape)
+    assert result.ok, f"{story.story}\n{result.report()}"
