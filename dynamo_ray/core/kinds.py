@@ -4,6 +4,7 @@
     STATUS  []                                                     -> STATUSED [JSON]
     WHERE   [key]                                                  -> LOCATED [JSON]
     SCAN    [partition, after]  a storage node's keys after a key  -> SCANNED [keys, page size]
+    COPY    [partition, after]  the same with states, to peers     -> COPIED [keys, states, size]
 
 The kinds of the data path are in messages.py; kind 0 is the wire's own.
 """
@@ -14,3 +15,4 @@ VIEW, VIEWED = 30, 31
 STATUS, STATUSED = 32, 33
 WHERE, LOCATED = 34, 35
 SCAN, SCANNED = 36, 37
+COPY, COPIED = 38, 39

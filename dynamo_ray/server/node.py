@@ -18,13 +18,14 @@ from typing import Any
 
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
-from dynamo_ray.core.kinds import SCAN, SCANNED
+from dynamo_ray.core.kinds import COPIED, COPY, SCAN, SCANNED
 from dynamo_ray.core.membership import NODE_ROLE, Fact, View
 from dynamo_ray.core.messages import Code, Fetch, Merge, Mint, Persist, Refused, Renew
 from dynamo_ray.core.node import Answer, Node, Out
-from dynamo_ray.core.replica import Replica
+from dynamo_ray.core.replica import NOT_READY, Replica
 from dynamo_ray.core.ring import Member as RingMember
 from dynamo_ray.server.member import Member, monotonic_ms, reply_to, wall_ms
+from dynamo_ray.server.proving import prove
 from dynamo_ray.server.vault import Vault, open_vault, records_of
 from dynamo_ray.storage.errors import AppendFailedError, StorageError
 from dynamo_ray.wire.errors import Failure, PortInUseError
@@ -32,9 +33,11 @@ from dynamo_ray.wire.handshake import Identity
 from dynamo_ray.wire.keys import PEER
 
 SCAN_KEYS = 2000
+COPY_KEYS = 200
 INLINE_BYTES = 1024 * 1024
 DELIVERY_S = 5.0
 RENEW_EVERY_S = 1.0
+SYNC_POLL_S = 0.01
 _NODE_KINDS = (Mint.KIND, Merge.KIND, Fetch.KIND)
 _log = logging.getLogger("dynamo_ray.server")
 
@@ -59,14 +62,14 @@ class NodeServer(Member):
         self._last_sync = 0.0
         self._renewing = False
         self._snapshotting = False
+        self._proving = False
 
     # ---- requests
 
     def on_message(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
         """A peer's request, a client's scan, or something that a client may not ask."""
-        if kind == SCAN:
-            partition, after = fields
-            connection.reply(call, SCANNED, (self._scan(partition, after), SCAN_KEYS))
+        if kind in (SCAN, COPY):
+            self._list(connection, call, kind, fields)
             return
         message = self._judge_envelope(connection, kind, fields)
         if message is None:
@@ -89,9 +92,28 @@ class NodeServer(Member):
             return Refused(Code.OTHER_EPOCH, "the request was made under another ring")
         return None
 
-    def _scan(self, partition: int, after: bytes) -> list[bytes]:
-        keys = self.node.replica.maps[partition]
-        return sorted(key for key in keys if key > after)[:SCAN_KEYS]
+    def _list(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
+        """A page of a partition's keys; to a peer also their states."""
+        partition, after = fields
+        held = self.node.replica.maps[partition]
+        if kind == SCAN:
+            page = sorted(key for key in held if key > after)[:SCAN_KEYS]
+            connection.reply(call, SCANNED, (page, SCAN_KEYS))
+        elif connection.role == PEER:
+            page = sorted(key for key in held if key > after)[:COPY_KEYS]
+            if self.node.replica.queue.shown_at(page):
+                # What is not in the log yet may still be undone (rule 1): ask again.
+                reply_to(connection, call, Refused.KIND, to_fields(NOT_READY))
+                return
+            connection.reply(call, COPIED, (page, [held[key] for key in page], COPY_KEYS))
+        else:
+            refused = Refused(Code.FORBIDDEN, "states are for peers; a client gets its keys")
+            reply_to(connection, call, Refused.KIND, to_fields(refused))
+
+    def take_in(self, keys: list[bytes], partition: int, states: list[bytes]) -> None:
+        """Merge what another owner holds of a partition, as if it had been sent here."""
+        message = Merge(keys, [partition] * len(keys), states)
+        self._perform(self.node.on_request(_NOBODY, message, 0, monotonic_ms(), wall_ms()))
 
     # ---- effects
 
@@ -199,6 +221,25 @@ class NodeServer(Member):
         self.begin(incarnation)
         self._renewing = False
 
+    async def prove(self, partitions: frozenset[int]) -> None:
+        """These partitions were compared with enough other owners: they count again (rule 9).
+
+        Not before what the comparison brought is fsynced: the proof is.
+        """
+        taken = self.node.replica.queue.last
+        while self.vault.synced < taken:
+            if self.node.replica.queue.last < taken:
+                return  # an append failed and took some of it back; it is compared again later
+            await self._log_is_free()
+            self._sync()
+            await asyncio.sleep(SYNC_POLL_S)
+        if await self._exclusively(self.vault.proved, partitions):
+            self.node.replica.doubted -= partitions
+
+    def proving_ended(self) -> None:
+        """The work is done, or is to be tried again at a later tick."""
+        self._proving = False
+
     def begin(self, incarnation: bytes) -> None:
         """A fresh incarnation is on disk: mint under it, and say so to everybody."""
         self.incarnation = incarnation
@@ -216,6 +257,9 @@ class NodeServer(Member):
         now = asyncio.get_running_loop().time()
         if now - self._last_sync >= self.settings.times.sync_s and self.vault.wants_sync:
             self._sync()
+        if self.node.replica.doubted and not self._proving:
+            self._proving = True
+            self.spawn(prove(self))
         if self.vault.wants_snapshot and not self._snapshotting:
             self.spawn(self.snapshot())
 
@@ -273,6 +317,18 @@ class NodeServer(Member):
         await super().close()
         with contextlib.suppress(StorageError):
             await asyncio.to_thread(self.vault.close)
+
+
+class _Nobody:
+    """Who waits for no answer."""
+
+    role = PEER
+
+    def reply(self, call: int, kind: int, fields: Any) -> None:
+        """Drop it."""
+
+
+_NOBODY = (_Nobody(), 0)
 
 
 def _bytes_of(batch: list[Persist]) -> int:

@@ -94,10 +94,12 @@ class Loopback:
             if node != server.me
         )
 
-    async def start_node(self, name: str) -> NodeServer:
+    async def start_node(self, name: str, first_start: bool = True) -> NodeServer:
         member = self.charter.member(name)
         folder = str(self.folder / name)
-        server = await open_node(self.charter, self.secrets, member, folder, HOST, self.view())
+        server = await open_node(
+            self.charter, self.secrets, member, folder, HOST, self.view(), first_start
+        )
         self.nodes[name] = server
         return server
 

@@ -1,0 +1,68 @@
+"""A node whose log cannot be proved complete counts for reads again once others were compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dynamo_ray.errors import UnavailableError
+from dynamo_ray.server import vault
+from tests.server.loopback import Loopback, run, until
+
+
+async def crash_all(cluster: Loopback) -> None:
+    for name in list(cluster.nodes):
+        await cluster.kill_node(name)
+
+
+def test_after_a_power_loss_nodes_compare_and_count_again(tmp_path: Path, monkeypatch) -> None:
+    async def story() -> None:
+        async with Loopback(tmp_path) as cluster:
+            client = await cluster.connect()
+            keys = [f"k{i}" for i in range(300)]
+            await client.put_many(dict.fromkeys(keys, b"v"))
+            await crash_all(cluster)
+            monkeypatch.setattr(vault, "_boot_id", lambda: "another boot")
+            for member in cluster.charter.members:
+                await cluster.start_node(member.name)
+            assert all(server.node.replica.doubted for server in cluster.nodes.values())
+            await cluster.settled()
+            await until(lambda: not any(s.node.replica.doubted for s in cluster.nodes.values()), 20)
+            found = await client.get_many([*keys, "never written"])
+            assert sum(one.found for one in found.values()) == len(keys)
+            assert not any(one.degraded for one in found.values())
+
+    run(story())
+
+
+def test_what_others_hold_is_merged_before_a_lost_disk_counts(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with Loopback(tmp_path) as cluster:
+            client = await cluster.connect()
+            await client.put("k", b"v")
+            name = cluster.owners_of(b"k")[0]
+            await cluster.kill_node(name)
+            (tmp_path / name).rename(tmp_path / "lost")
+            server = await cluster.start_node(name, first_start=False)
+            assert len(server.node.replica.doubted) == 256
+            await until(lambda: not server.node.replica.doubted, 20)
+            assert cluster.states_of(b"k")[name] is not None
+
+    run(story())
+
+
+def test_nothing_is_proved_while_the_others_are_silent(tmp_path: Path, monkeypatch) -> None:
+    async def story() -> None:
+        async with Loopback(tmp_path, nodes=3) as cluster:
+            client = await cluster.connect()
+            await client.put("k", b"v")
+            await crash_all(cluster)
+            monkeypatch.setattr(vault, "_boot_id", lambda: "another boot")
+            server = await cluster.start_node("n1")
+            await until(lambda: server.detector.suspected, 5)
+            assert server.node.replica.doubted
+            with pytest.raises(UnavailableError):
+                await client.get("never written", timeout_s=0.5)
+
+    run(story())
