@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_ray.core.clock import Dot, join
-from dynamo_ray.core.merge import merge, merge_states, replaced
+from dynamo_ray.core.merge import merge, merge_states, replaced, replaces
 from dynamo_ray.core.version import (
     PUT_ID_AT,
     State,
@@ -117,6 +117,15 @@ def test_the_fast_path_gives_what_the_general_path_gives(history: History) -> No
     states = [held for held, _ in history.states]
     for a, b in product(states[-6:], repeat=2):
         assert merge(a, b) == encode(merge_states(decode(a), decode(b)))
+
+
+@given(histories)
+def test_what_replaces_a_state_is_its_merge_with_it(history: History) -> None:
+    states = [held for held, _ in history.states]
+    for a, b in product(states[-6:], repeat=2):
+        if replaces(a, b):
+            assert merge(a, b) == a
+            assert shown(a).keys().isdisjoint(shown(b))
 
 
 @given(histories)
