@@ -8,6 +8,7 @@ that call at the same time share requests: natural batching works across threads
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import threading
 import weakref
@@ -18,10 +19,17 @@ from dynamo_ray.client import AsyncClient
 from dynamo_ray.errors import ClosedError
 from dynamo_ray.found import Found, Written
 from dynamo_ray.resolvers import Resolver
+from dynamo_ray.rows import answers, seconds
 from dynamo_ray.rows import Key
 
 Opener = Callable[[], Coroutine[Any, Any, AsyncClient]]
 CLOSE_S = 5.0
+CLOSED = "the client is closed; connect again"
+CUT_SHORT = "the client was closed meanwhile; what was under way may have been applied"
+
+# After a fork the parent's loops must not be touched, not even to free them: their selectors are
+# the parent's, too.
+_INHERITED: list[Any] = []
 
 
 class _Loop:
@@ -30,6 +38,8 @@ class _Loop:
     def __init__(self, opener: Opener) -> None:
         self.pid = os.getpid()
         self.loop = _new_loop()
+        self._stopped = False
+        self._stopping = threading.Lock()
         self._thread = threading.Thread(
             target=self.loop.run_forever, name="dynamo_ray-client", daemon=True
         )
@@ -41,18 +51,49 @@ class _Loop:
             raise
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+        """Run it in the loop and wait. Raises ClosedError if the loop ends meanwhile."""
+        try:
+            return self._submit(work).result()
+        except concurrent.futures.CancelledError:
+            raise ClosedError(CUT_SHORT) from None
+
+    def _submit(self, work: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError("called by its own loop, the client would wait for itself")
+        with self._stopping:  # nothing may be handed to a loop that never runs again
+            if self._stopped:
+                work.close()
+                raise ClosedError(CLOSED)
+            return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def close(self, wait_s: float) -> None:
+        """Wait for what is under way, hang up, and end the thread."""
         try:
-            future = asyncio.run_coroutine_threadsafe(self.client.close(wait_s), self.loop)
-            future.result(wait_s + CLOSE_S)
+            self._submit(self.client.close(wait_s)).result(wait_s + CLOSE_S)
         finally:
             self.stop()
 
     def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(CLOSE_S)
+        """End the thread; whoever waits for something in it is told."""
+        with self._stopping:
+            if not self._stopped:
+                self._stopped = True
+                asyncio.run_coroutine_threadsafe(_end(), self.loop)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(CLOSE_S)
+            if not self._thread.is_alive():
+                self.loop.close()
+
+
+async def _end() -> None:
+    """Cancel whatever runs in this loop, let it end, and stop the loop."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=CLOSE_S / 2)
+    asyncio.get_running_loop().call_soon(asyncio.get_running_loop().stop)
 
 
 class _Shared:
@@ -93,7 +134,20 @@ class Client:
 
     def update(self, key: Key, change: Callable[[bytes | None], Any], **options: Any) -> Written:
         """Read, resolve, change, write back with the context. Options: resolver, timeout_s."""
-        written: Written = self._run(lambda client: client.update(key, change, **options))
+        return self._update(key, change, **options)
+
+    def _update(
+        self,
+        key: Key,
+        change: Callable[[bytes | None], Any],
+        *,
+        resolver: Resolver | None = None,
+        timeout_s: float | None = None,
+    ) -> Written:
+        # `change` runs here and not in the loop, which every thread's operations share.
+        found = self.get(key, timeout_s=timeout_s)
+        changed = change(found.resolved(resolver))
+        written: Written = self._run(lambda c: c.write_back(key, changed, found, timeout_s))
         return written
 
     def get_many(self, keys: Iterable[Key], **options: Any) -> dict[Key, Found]:
@@ -126,7 +180,13 @@ class Client:
         resolver: Resolver | None = None,
     ) -> Client:
         """A cheap copy with other defaults; it shares the connections, and their end."""
-        given = {"r": r, "w": w, "strict": strict, "timeout_s": timeout_s, "resolver": resolver}
+        given = {
+            "r": None if r is None else answers("r", r),
+            "w": None if w is None else answers("w", w),
+            "strict": strict,
+            "timeout_s": None if timeout_s is None else seconds(timeout_s),
+            "resolver": resolver,
+        }
         other = Client.__new__(Client)
         other.__dict__.update(self.__dict__)
         other._options = self._options | {k: v for k, v in given.items() if v is not None}
@@ -162,13 +222,14 @@ class Client:
     def _inside(self) -> _Loop:
         held = self._shared.held
         if "loop" not in held:
-            raise ClosedError("the client is closed; connect again")
+            raise ClosedError(CLOSED)
         inside = held["loop"]
         if inside is not None and inside.pid == os.getpid():
             return inside
         if inside is not None:
             # After a fork the thread is gone and the lock's state is not to be trusted.
             self._shared.lock = threading.Lock()
+            _INHERITED.append(inside)
         with self._shared.lock:
             inside = held["loop"]
             if inside is None or inside.pid != os.getpid():

@@ -141,7 +141,12 @@ class AsyncClient:
         Raises ConflictError if there are several values and no resolver, else as `get` and `put`.
         """
         found = await self.get(key, timeout_s=timeout_s)
-        changed = change(found.resolved(resolver))
+        return await self.write_back(key, change(found.resolved(resolver)), found, timeout_s)
+
+    async def write_back(
+        self, key: Key, changed: Any, found: Found, timeout_s: float | None = None
+    ) -> Written:
+        """The second half of `update`: put what was made of `found` (None deletes it)."""
         value = None if changed is None else value_bytes(changed)
         row = put_row(key, value, found.context, None)
         for _ in range(UPDATE_TRIES - 1):
