@@ -28,6 +28,7 @@ from dynamo_ray.wire.options import Options
 from dynamo_ray.wire.peers import Peer
 
 REFRESH_S = 5.0
+LOST_S = 0.1
 GRACE_S = 0.25
 
 OnReply = Callable[[int, list[Any]], None]
@@ -73,6 +74,7 @@ class Session:
         self._next = random.randrange(1 << 16)
         self._pending = 0
         self._idle = asyncio.Event()
+        self._lost = asyncio.Event()
         self._refreshing: asyncio.Task[None] | None = None
 
     async def open(self, timeout_s: float) -> None:
@@ -81,6 +83,7 @@ class Session:
         Raises ClusterNotFoundError if none answers, AuthenticationError if the token is wrong.
         """
         if self._fixed:
+            await self._ask_charter(timeout_s)
             return
         assert self._credentials is not None
         self._seed_peers = [self._peer(address) for address in self._seeds]
@@ -141,7 +144,10 @@ class Session:
         self._next += 1
         turn = self._next % max(1, len(channels))
         rotated = channels[turn:] + channels[:turn]
-        return sorted(rotated, key=lambda channel: not channel.connected)
+        ordered = sorted(rotated, key=lambda channel: not channel.connected)
+        if not ordered or not ordered[0].connected:
+            self._lost.set()
+        return ordered
 
     async def _first_coordinator(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()
@@ -155,21 +161,41 @@ class Session:
             if not self._channels:
                 await self._refresh()
 
+    async def _ask_charter(self, timeout_s: float) -> None:
+        """Learn the settings through a fixed channel; its way is known already."""
+        for channel in self._channels.values():
+            answer = await _answer_of(channel, timeout_s)
+            if answer is not None:
+                self._learn(answer)
+                return
+        raise ClusterNotFoundError("no coordinator answers; is the cluster running?")
+
     async def _keep_fresh(self) -> None:
+        """Learn where coordinators went: now and then, and soon when none is connected."""
         while True:
-            await asyncio.sleep(REFRESH_S)
-            await self._refresh()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._lost.wait(), REFRESH_S)
+            if not await self._refresh():
+                self._turn_to_nodes()
+            self._lost.clear()
+            await asyncio.sleep(LOST_S)
+
+    def _turn_to_nodes(self) -> None:
+        """Nobody known answers: storage nodes keep their addresses, and know the view."""
+        known = {peer.address for peer in self._seed_peers}
+        for fact in self.view.nodes().values():
+            if (fact.host, fact.port) not in known:
+                peer = self._peer((fact.host, fact.port))
+                self._seed_peers.append(peer)
+                peer.start()
 
     async def _refresh(self) -> bool:
         """Ask members for the view until one answers."""
-        loop = asyncio.get_running_loop()
         peers = [c for c in self._channels.values() if isinstance(c, Peer)] + self._seed_peers
         for peer in peers:
             if not peer.connected and not await peer.wait_connected(0.02):
                 continue
-            ended: asyncio.Future[list[Any] | None] = loop.create_future()
-            peer.call(VIEW, ((),), *_into(ended), 1.0)
-            answer = await ended
+            answer = await _answer_of(peer, 1.0)
             if answer is not None:
                 self._learn(answer)
                 return True
@@ -180,6 +206,8 @@ class Session:
             self.view = self.view.with_facts(view_from(fields[0]).facts.values())
             self.charter = dict(json.loads(fields[1]))
         except (ValueError, TypeError, IndexError):
+            return
+        if self._fixed:
             return
         for fact in self.view.coordinators():
             channel = self._channels.get(fact.name)
@@ -256,6 +284,12 @@ class _Asking:
 
     def _late(self) -> None:
         self._perform(self._machine.on_deadline())
+
+
+async def _answer_of(channel: Channel, timeout_s: float) -> list[Any] | None:
+    ended: asyncio.Future[list[Any] | None] = asyncio.get_running_loop().create_future()
+    channel.call(VIEW, ((),), *_into(ended), timeout_s)
+    return await ended
 
 
 def _into(ended: asyncio.Future[list[Any] | None]) -> tuple[OnReply, OnFailure]:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dynamo_ray.core.charter import Charter
-from dynamo_ray.core.encoding import from_fields, to_fields
+from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
 from dynamo_ray.core.kinds import STATUS, VIEW, WHERE
 from dynamo_ray.core.membership import View
+from dynamo_ray.core.messages import Code, Refused
 from dynamo_ray.server.coordinator import CoordinatorServer
 from dynamo_ray.wire.errors import Failure
 
@@ -45,7 +46,11 @@ class EmbeddedChannel:
         if kind in (VIEW, STATUS, WHERE):
             self._server.handle(_Caller(on_reply), self._last, kind, list(fields))
         else:
-            message = from_fields(kind, fields)
+            try:
+                message = from_fields(kind, fields)
+            except BadMessageError as error:
+                on_reply(Refused.KIND, [int(Code.BAD_REQUEST), str(error)])
+                return self._last
             self._server.submit(message, lambda reply: on_reply(reply.KIND, list(to_fields(reply))))
         return self._last
 

@@ -180,9 +180,15 @@ class Member:
         elif kind == STATUS:
             connection.reply(call, STATUSED, (json.dumps(self.status()),))
         elif kind == WHERE:
-            connection.reply(call, LOCATED, (json.dumps(self.where(bytes(fields[0]))),))
+            self._tell_where(connection, call, fields)
         else:
             self.on_message(connection, call, kind, fields)
+
+    def _tell_where(self, connection: Any, call: int, fields: list[Any]) -> None:
+        if len(fields) == 1 and type(fields[0]) is bytes:
+            connection.reply(call, LOCATED, (json.dumps(self.where(fields[0])),))
+        else:
+            connection.reply(call, Refused.KIND, (int(Code.BAD_REQUEST), "where is which key?"))
 
     def _learn_rows(self, rows: Any) -> None:
         try:
