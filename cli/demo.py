@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -19,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +25,7 @@ import typer
 from . import render
 from .cluster import end_ray
 from .exits import CommandError, Exit
+from .interrupts import deaf, signals_interrupt
 from .options import Json, command
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def _play(folder: Path, seed: int, keep: bool) -> Measures:
 
     begun = time.monotonic()
     teller = story.Teller(begun)
-    with _signals_interrupt(), _stage(keep, teller) as place:
+    with signals_interrupt(), _stage(keep, teller) as place:
         teller.tell(f"starting {NODES} storage nodes and a Ray of their own, data in {place}")
         with _cluster_in(place) as profile:
             took_s = time.monotonic() - begun
@@ -142,7 +141,7 @@ def _cluster_in(place: Path) -> Iterator[Profile]:
             raise CommandError(Exit.FAILED, words[-1].removeprefix("error: ") if words else "?")
         yield profile
     finally:
-        with _deaf():
+        with deaf():
             _end(starting)
 
 
@@ -165,33 +164,6 @@ def _end(starting: subprocess.Popen[bytes]) -> None:
     profile = load_profile(NAME)
     if profile is not None:
         end_ray(profile.ray)
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo like Ctrl-C does: by way of every `finally`."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {sign: signal.signal(sign, interrupt) for sign in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """While things are cleared away, further interrupts are not heard: it is bounded in time."""
-    signs = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {sign: signal.signal(sign, signal.SIG_IGN) for sign in signs}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
 
 
 def _show(measures: Measures) -> None:

@@ -17,6 +17,7 @@ from .options import QUORUM, Json, Key, Quorum, Target, command, key_bytes
 from .reach import connected
 
 if TYPE_CHECKING:
+    from dynamo_ray.client import AsyncClient
     from dynamo_ray.found import Found, Written
 
 R = Annotated[
@@ -183,6 +184,7 @@ async def put(
     seen = b"" if writing.concurrent else _context_bytes(writing.context)
     content = _content(value, file)
     async with connected(target) as (client, _):
+        _check_size(client, content)
         chosen = client.with_options(w=writing.w, strict=quorum.strict, timeout_s=quorum.timeout)
         written = await chosen.put(key_bytes(key), content, seen, ttl_s=writing.ttl)
     _tell(f"put {key!r}: {render.size(len(content))}", key, written, as_json)
@@ -203,6 +205,16 @@ async def delete(
             key_bytes(key), seen, w=w, strict=quorum.strict, timeout_s=quorum.timeout
         )
     _tell(f"deleted {key!r}", key, written, as_json)
+
+
+def _check_size(client: AsyncClient, content: bytes) -> None:
+    """Refuse here what may be too long even for being refused by the cluster."""
+    from dynamo_ray.errors import ValueTooLargeError
+
+    limits = client.session.charter.get("settings", {}).get("limits", {})
+    most = int(limits.get("value_bytes", len(content)))
+    if len(content) > most:
+        raise ValueTooLargeError(most, len(content))
 
 
 def _tell(sentence: str, key: str, written: Written, as_json: bool) -> None:

@@ -41,7 +41,7 @@ class ParquetSource(Source):
 
     def __init__(self, path: Path, columns: Columns, bounds: Bounds) -> None:
         try:
-            self._file = pq.ParquetFile(path)
+            self._file = pq.ParquetFile(path, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise CommandError(Exit.FAILED, f"{path} cannot be read: {error}") from error
         super().__init__(self._file.metadata.num_rows)
@@ -74,7 +74,7 @@ class ParquetSink:
     """Writes rows of a dump as they come, a row group per page."""
 
     def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd", write_page_checksum=True)
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Append rows with the columns of SCHEMA."""
