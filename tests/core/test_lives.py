@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dynamo_ray.core.lives import Lives
 from dynamo_ray.core.merge import merge
@@ -91,6 +94,32 @@ def test_a_merge_that_brings_nothing_of_ones_own_ends_nothing() -> None:
 @given(histories)
 def test_no_dot_is_ever_minted_twice(history: History) -> None:
     """`History.put` asserts it at each mint: here are forgotten keys, restarts, old disks."""
+    assert len(history.past) == len(history.mints)
+
+
+_forgetful = st.lists(
+    st.sampled_from(
+        [
+            ("put", "a", None, b"x"),
+            ("put", "a", 0, b"y"),
+            ("put", "a", 7, b"z"),
+            ("sync", "a", "b"),
+            ("sync", "b", "a"),
+            ("forget", "a"),
+        ]
+    ),
+    min_size=5,
+    max_size=16,
+)
+
+
+@given(_forgetful)
+@settings(max_examples=300)
+def test_a_node_that_forgets_a_key_again_and_again_reuses_no_dot(
+    steps: list[tuple[Any, ...]],
+) -> None:
+    """b gets a's copies, a forgets, b gives them back: what the hand-over of hints does to a."""
+    history = History().play(steps)
     assert len(history.past) == len(history.mints)
 
 
