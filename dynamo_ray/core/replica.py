@@ -38,7 +38,7 @@ from dynamo_ray.core.plain import PlainPuts, take_plain
 from dynamo_ray.core.remembered import RememberedPuts
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.unpersisted import Change, Unpersisted
-from dynamo_ray.core.version import CLOCK_HEAD, Kind, MalformedStateError, dot_of, siblings
+from dynamo_ray.core.version import CLOCK_HEAD, Kind, MalformedStateError, decode, dot_of, siblings
 
 HINTS_A_DELIVERY = 512
 NOT_READY = Refused(Code.NOT_READY, "the node has no incarnation yet; try another node")
@@ -194,8 +194,8 @@ class Replica:
         held = self.maps[partition].get(key)
         first = self._minted_before(held, operation)
         if first is not None:
-            # Known, but the state went home: where it is now this node cannot say (rule 7).
-            known = held is not None
+            # It may have gone home, and another branch be held since: spreading that proves nothing.
+            known = held is not None and decode(held).clock.covers(first)
             return (Code.OK, held, again(held, first, context)) if known else UNKNOWN
         expiry_ms = now_ms + ttl_ms if ttl_ms else 0
         body = Body(kind, now_ms, expiry_ms, operation, payload)

@@ -1,4 +1,4 @@
-"""Worlds and tapes that once failed, each with its story. Seeds die with the next change; tapes stay."""
+"""Worlds and tapes that once failed, with their stories: seeds die with a change, tapes stay."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from dynamo_ray.core.messages import Code, Merge, Mint
+from dynamo_ray.core.replica import Replica
+from dynamo_ray.core.settings import Settings
 from dynamo_ray.sim.faults import Fault
 from dynamo_ray.sim.network import Weather
 from dynamo_ray.sim.plan import Plan
@@ -85,8 +88,8 @@ STORIES = (
             Fault("coordinator", "c1", after=("c1", "ClientPut", 1), for_us=52_940),
             Fault("crash", "n1", after=("n1", "Mint", 1), for_us=86_221),
         ),
-        "A coordinator died after it had sent a mint, and the node after it had logged it. The next "
-        "coordinator found nobody and said that nothing was applied, and the client believed it.",
+        "A coordinator died after it had sent a mint, and the node after it had logged it. The "
+        "next coordinator found nobody and said that nothing was applied; the client believed it.",
     ),
     Story(
         "a copy without a hint for ever",
@@ -118,8 +121,8 @@ STORIES = (
             Fault("full", "n2", at_us=800_000, for_us=150_000),
             Fault("full", "n1", after=("n2", "Merge", 1), for_us=364_408),
         ),
-        "A stand-in had handed a copy home when its own disk was full, so that letting go was undone: "
-        "the copy came back and its hint did not, and nobody would ever have let go of it.",
+        "A stand-in had handed a copy home when its own disk was full, so that letting go was "
+        "undone: the copy came back and its hint did not, and nobody would ever have let go of it.",
     ),
 )
 
@@ -128,3 +131,32 @@ STORIES = (
 def test_what_once_failed(story: Story) -> None:
     result = run_seed(story.seed, story.plan, story.tape)
     assert result.ok, f"{story.story}\n{result.report()}"
+
+
+def test_a_retry_is_not_acknowledged_with_another_branch() -> None:
+    """A stand-in had minted, handed home and forgotten; then another branch came, then the retry.
+
+    It remembered the put id, held a state that knew nothing of the put, and answered ok with it:
+    the coordinator would have spread that, and counted copies of what they did not hold.
+    """
+    settings = Settings(partitions=1)
+    stand_in, other = (_replica(name, settings) for name in (b"stand-in", b"other..."))
+    put = Mint([b"k"], [0], [b"v1"], [None], [b"put id of 16 byt"], [0], b"an owner")
+    stand_in.on_mint("c1", put, 1000)
+    stand_in.on_persisted(1)
+    stand_in.on_tick(2000, frozenset())
+    stand_in.on_delivered(b"an owner")
+    stand_in.on_persisted(2)
+    assert stand_in.maps == [{}]
+
+    mint = Mint([b"k"], [0], [b"v2"], [None], [b"another of 16 by"], [0])
+    branch = other.on_mint("c1", mint, 1000)[-1].message.states[0]
+    stand_in.on_merge("c1", Merge([b"k"], [0], [branch], b"an owner"))
+    reply = stand_in.on_mint("c2", put, 3000)[-1]
+    assert list(reply.message.codes) == [Code.UNKNOWN]
+
+
+def _replica(name: bytes, settings: Settings) -> Replica:
+    replica = Replica(name, settings, [{}], frozenset())
+    replica.on_incarnation(b"an incarnation")
+    return replica
