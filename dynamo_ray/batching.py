@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from dynamo_ray.wire.turns import turn_of
+
 UNDER_WAY = 4
 
 
@@ -38,6 +40,7 @@ class Batch:
         self._settle = settle
         self._options = options
         self._loop = asyncio.get_running_loop()
+        self._turn = turn_of(self._loop)
         self._rows: list[tuple[Any, ...]] = []
         self._futures: list[asyncio.Future[Any]] = []
         self._under_way = 0
@@ -50,7 +53,7 @@ class Batch:
         self._futures.append(future)
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._leave)
+            self._turn.before_flush(self._leave, self._loop)
         return future
 
     def _leave(self) -> None:
@@ -70,6 +73,6 @@ class Batch:
             self._settle(reply, rows, futures)
             if self._rows and not self._scheduled:
                 self._scheduled = True
-                self._loop.call_soon(self._leave)
+                self._turn.before_flush(self._leave, self._loop)
 
         return arrived

@@ -41,7 +41,7 @@ LAYERS: dict[str, set[str]] = {
     "sim": {"storage"} | BASE,
     "server": {"wire", "storage"} | BASE,
     "actors": {"server", "wire", "storage", "config"} | BASE,
-    "batching": BASE,
+    "batching": {"wire"} | BASE,
     "found": {"resolvers"} | BASE,
     "outcomes": BASE,
     "rows": BASE,
