@@ -194,7 +194,7 @@ class Replica:
         held = self.maps[partition].get(key)
         first = self._minted_before(held, operation)
         if first is not None:
-            # It may have gone home, and another branch be held since: spreading that proves nothing.
+            # It may have gone home, and another branch be held since: that would prove nothing.
             known = held is not None and decode(held).clock.covers(first)
             return (Code.OK, held, again(held, first, context)) if known else UNKNOWN
         expiry_ms = now_ms + ttl_ms if ttl_ms else 0
