@@ -85,6 +85,8 @@ class StorageNode(Peer):
         """The process ends at once."""
         self.end_run()
         self.journal.crash(power_loss)
+        if power_loss or self.takes_snapshots:
+            self.history.forget_what(self.name)
         self.break_off()
 
     def on_call(self, src: Peer, call: int, message: Any, expires_ms: int) -> None:
