@@ -19,8 +19,7 @@ from dynamo_ray.client import AsyncClient
 from dynamo_ray.errors import ClosedError
 from dynamo_ray.found import Found, Written
 from dynamo_ray.resolvers import Resolver
-from dynamo_ray.rows import answers, seconds
-from dynamo_ray.rows import Key
+from dynamo_ray.rows import Key, answers, seconds
 
 Opener = Callable[[], Coroutine[Any, Any, AsyncClient]]
 CLOSE_S = 5.0
@@ -79,15 +78,17 @@ class _Loop:
         with self._stopping:
             if not self._stopped:
                 self._stopped = True
-                asyncio.run_coroutine_threadsafe(_end(), self.loop)
+                asyncio.run_coroutine_threadsafe(_end(getattr(self, "client", None)), self.loop)
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_S)
             if not self._thread.is_alive():
                 self.loop.close()
 
 
-async def _end() -> None:
-    """Cancel whatever runs in this loop, let it end, and stop the loop."""
+async def _end(client: AsyncClient | None) -> None:
+    """Hang up, cancel whatever runs in this loop, let it end, and stop the loop."""
+    if client is not None:
+        client.session.close()
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
@@ -117,26 +118,50 @@ class Client:
 
     # ---- operations
 
-    def get(self, key: Key, **options: Any) -> Found:
-        """What the key holds. Options: r, strict, timeout_s."""
-        found: Found = self._run(lambda client: client.get(key, **options))
+    def get(
+        self,
+        key: Key,
+        *,
+        r: int | None = None,
+        strict: bool | None = None,
+        timeout_s: float | None = None,
+    ) -> Found:
+        """What the key holds, from `r` owners."""
+        given: dict[str, Any] = {"r": r, "strict": strict, "timeout_s": timeout_s}
+        found: Found = self._run(lambda client: client.get(key, **given))
         return found
 
-    def put(self, key: Key, value: Any, context: bytes | None = None, **options: Any) -> Written:
-        """Write the key. Options: ttl_s, w, strict, timeout_s."""
-        written: Written = self._run(lambda client: client.put(key, value, context, **options))
+    def put(
+        self,
+        key: Key,
+        value: Any,
+        context: bytes | None = None,
+        *,
+        ttl_s: float | None = None,
+        w: int | None = None,
+        strict: bool | None = None,
+        timeout_s: float | None = None,
+    ) -> Written:
+        """Write the key: replace what is there, or with `context` exactly what was read."""
+        given: dict[str, Any] = {"ttl_s": ttl_s, "w": w, "strict": strict, "timeout_s": timeout_s}
+        written: Written = self._run(lambda client: client.put(key, value, context, **given))
         return written
 
-    def delete(self, key: Key, context: bytes | None = None, **options: Any) -> Written:
-        """Delete the key. Options: w, strict, timeout_s."""
-        written: Written = self._run(lambda client: client.delete(key, context, **options))
+    def delete(
+        self,
+        key: Key,
+        context: bytes | None = None,
+        *,
+        w: int | None = None,
+        strict: bool | None = None,
+        timeout_s: float | None = None,
+    ) -> Written:
+        """Delete the key: a put of a tombstone."""
+        given: dict[str, Any] = {"w": w, "strict": strict, "timeout_s": timeout_s}
+        written: Written = self._run(lambda client: client.delete(key, context, **given))
         return written
 
-    def update(self, key: Key, change: Callable[[bytes | None], Any], **options: Any) -> Written:
-        """Read, resolve, change, write back with the context. Options: resolver, timeout_s."""
-        return self._update(key, change, **options)
-
-    def _update(
+    def update(
         self,
         key: Key,
         change: Callable[[bytes | None], Any],
@@ -144,25 +169,59 @@ class Client:
         resolver: Resolver | None = None,
         timeout_s: float | None = None,
     ) -> Written:
-        # `change` runs here and not in the loop, which every thread's operations share.
+        """Read, resolve, change, write back with the context; None from `change` deletes.
+
+        `change` runs in the calling thread, once, and may use this client.
+        """
         found = self.get(key, timeout_s=timeout_s)
         changed = change(found.resolved(resolver))
         written: Written = self._run(lambda c: c.write_back(key, changed, found, timeout_s))
         return written
 
-    def get_many(self, keys: Iterable[Key], **options: Any) -> dict[Key, Found]:
-        """What the keys hold, by key. Options: r, strict, timeout_s."""
-        found: dict[Key, Found] = self._run(lambda client: client.get_many(keys, **options))
+    def get_many(
+        self,
+        keys: Iterable[Key],
+        *,
+        r: int | None = None,
+        strict: bool | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[Key, Found]:
+        """What the keys hold, by key. Raises BatchError where part of them failed."""
+        given: dict[str, Any] = {"r": r, "strict": strict, "timeout_s": timeout_s}
+        found: dict[Key, Found] = self._run(lambda client: client.get_many(keys, **given))
         return found
 
-    def put_many(self, items: Mapping[Key, Any], **options: Any) -> dict[Key, Written]:
-        """Write many keys. Options: contexts, ttl_s, w, strict, timeout_s."""
-        done: dict[Key, Written] = self._run(lambda client: client.put_many(items, **options))
+    def put_many(
+        self,
+        items: Mapping[Key, Any],
+        *,
+        contexts: Mapping[Key, bytes] | None = None,
+        ttl_s: float | None = None,
+        w: int | None = None,
+        strict: bool | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[Key, Written]:
+        """Write many keys, each with its own outcome. Raises BatchError where part failed."""
+        given: dict[str, Any] = {"ttl_s": ttl_s, "w": w, "strict": strict, "timeout_s": timeout_s}
+        done: dict[Key, Written] = self._run(
+            lambda client: client.put_many(items, contexts=contexts, **given)
+        )
         return done
 
-    def delete_many(self, keys: Iterable[Key], **options: Any) -> dict[Key, Written]:
-        """Delete many keys. Options: contexts, w, strict, timeout_s."""
-        done: dict[Key, Written] = self._run(lambda client: client.delete_many(keys, **options))
+    def delete_many(
+        self,
+        keys: Iterable[Key],
+        *,
+        contexts: Mapping[Key, bytes] | None = None,
+        w: int | None = None,
+        strict: bool | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[Key, Written]:
+        """Delete many keys, each with its own outcome. Raises BatchError where part failed."""
+        given: dict[str, Any] = {"w": w, "strict": strict, "timeout_s": timeout_s}
+        done: dict[Key, Written] = self._run(
+            lambda client: client.delete_many(keys, contexts=contexts, **given)
+        )
         return done
 
     def ask(self, kind: int, fields: Sequence[Any]) -> list[Any]:

@@ -14,6 +14,7 @@ from dynamo_ray.blocking import Client
 from dynamo_ray.client import AsyncClient
 from dynamo_ray.errors import AuthenticationError, BadRequestError, ClusterNotFoundError
 from dynamo_ray.resolvers import Resolver
+from dynamo_ray.rows import answers, seconds
 from dynamo_ray.session import Channel, Session
 from dynamo_ray.wire.errors import TokenError
 from dynamo_ray.wire.keys import Credentials, client_credentials
@@ -118,7 +119,12 @@ def _way(
         raise BadRequestError("coordination='client' and transport='ray' need a name, inside Ray")
     unknown = defaults.keys() - {"r", "w", "strict", "timeout_s"}
     if unknown:
-        raise TypeError(f"connect takes no {', '.join(sorted(unknown))}")
+        raise TypeError(f"connect() got an unexpected keyword argument {min(unknown)!r}")
+    for option, value in defaults.items():
+        if value is not None and option in ("r", "w"):
+            answers(option, value)
+        elif value is not None and option == "timeout_s":
+            seconds(value)
     joined = address if isinstance(address, str) or address is None else ",".join(address)
     settled = tuple(sorted(defaults.items()))
     return Way(name, joined, token, resolver, coordination, transport, settled)
