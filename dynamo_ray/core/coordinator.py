@@ -155,10 +155,7 @@ class Coordinator:
         """End what has run out of time: first the caller's, then that of the work after it."""
         out: list[Out] = []
         for operation in [one for one in self._operations if one.deadline <= now]:
-            lingered = operation.lingers
             self._perform(operation, operation.machine.on_deadline(), now, wall_ms, out)
-            if lingered:
-                self._close(operation)
         return out
 
     def _perform(
