@@ -226,7 +226,6 @@ class Replay:
                 self._note(
                     f"{_bytes(frame)} of log segment {number} are damaged, but not its records"
                 )
-            self._leave_covered()
             self._apply(columns)
         elif frame.partitions is not None and max(frame.partitions, default=0) < len(found.maps):
             self._note(f"{_bytes(frame)} of log segment {number} are damaged: quarantined")
@@ -274,9 +273,11 @@ class Replay:
 
     def _apply(self, columns: Columns) -> None:
         maps, hints, on_replaced = self.found.maps, self.found.hints, self._on_replaced
+        older = self._older
         for partition, key, state, kept in zip(*columns, strict=True):
             of = maps[partition]
-            before = of.get(key)
+            # The log's own word first: the snapshot may have seen what came later.
+            before = older.pop(key)[1] if key in older else of.get(key)
             if state is None:
                 of.pop(key, None)
             else:
@@ -299,6 +300,7 @@ class Replay:
                 self._on_replaced(key, before[1], state)
 
     def _leave_covered(self) -> None:
+        """What was covered and not logged again: told if the snapshot knew of something newer."""
         for key, (partition, state) in self._older.items():
             now = self.found.maps[partition].get(key)
             if now != state and self._on_replaced is not None:

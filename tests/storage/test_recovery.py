@@ -251,8 +251,10 @@ def test_torn_is_not_damaged() -> None:
     frames = frames_in(disk)
     last, middle = frames[-1], frames[2]
 
-    torn = looked_at(with_bytes(disk, FIRST, content[: last.end - 5]))
+    short = with_bytes(disk, FIRST, content[: last.end - 5])
+    torn = looked_at(short)
     assert torn.torn_bytes == last.end - 5 - last.start and not torn.suspect
+    assert short.size(FIRST) == last.start, "it is cut"
 
     headless = content[: middle.start] + bytes(20) + content[middle.start + 20 :]
     found = looked_at(with_bytes(disk, FIRST, headless), boot_id="boot 2", durability="synced")
@@ -418,6 +420,15 @@ def test_lengths_that_no_frame_has_are_refused() -> None:
         forged = content + head + struct.pack(">I", crc32(head, SEED)) + bytes(100)
         found = looked_at(with_bytes(disk, FIRST, forged))
         assert held(found) == TRUTH and found.torn_bytes > 0
+
+
+def test_a_frame_of_an_unknown_kind_is_damage() -> None:
+    disk = written()
+    content, hit = disk.read(FIRST), frames_in(disk)[2]
+    strange = frame(SEED, 1, hit.start, hit.position, [1, 3], hit.payload or b"", kind=7)
+    forged = content[: hit.start] + strange + content[hit.end :]
+    assert len(forged) == len(content)
+    assert looked_at(with_bytes(disk, FIRST, forged)).suspect
 
 
 def test_a_frame_of_a_partition_that_there_is_not_is_damage() -> None:

@@ -195,6 +195,14 @@ def test_a_failed_append_makes_the_snapshot_void() -> None:
     assert held(looked_at(disk.killed())) == {**TRUTH, **replayed([record(99), record(50)])}
 
 
+def test_its_beginning_makes_what_it_covers_durable() -> None:
+    disk = MemoryDisk()
+    store = started(disk)
+    store.append(RECORDS)
+    assert store.begin_snapshot().position == 1
+    assert held(looked_at(disk.unplugged("synced", "synced"), boot_id="boot 2")) == TRUTH
+
+
 def test_a_second_one_begun_makes_the_first_void() -> None:
     store = started(MemoryDisk())
     first = store.begin_snapshot()

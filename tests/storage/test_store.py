@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -158,6 +159,22 @@ def test_what_was_replaced_before_a_snapshot_is_told_while_its_log_is_kept() -> 
     told.clear()
     told_by(disk.killed(), told)
     assert told == [(b"k", b"three", b"four")]
+
+
+def test_a_snapshot_that_is_newer_than_its_position_adds_nothing_to_what_is_told() -> None:
+    disk = MemoryDisk()
+    store = started(disk)
+    states = [b"one", b"two", b"three", b"four"]
+    for state in states[:2]:
+        store.append([Record(0, b"k", state, b"")])
+    taking = store.begin_snapshot()
+    for state in states[2:]:
+        store.append([Record(0, b"k", state, b"")])
+    taking.write(0, [Record(0, b"k", b"four", b"")])
+    taking.finish()
+    told: list[tuple[bytes, bytes, bytes | None]] = []
+    assert told_by(disk.killed(), told).maps[0] == {b"k": b"four"}
+    assert told == [(b"k", one, following) for one, following in pairwise(states)]
 
 
 def test_a_snapshot_that_is_newer_than_its_position_ends_in_the_newest_state() -> None:
