@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -321,3 +325,80 @@ def test_a_close_on_a_full_disk_lets_go_of_the_directory() -> None:
     disk.room = 0
     store.close()
     assert not disk.locked and held(looked_at(disk)) == replayed([record(0)])
+
+
+# ---- a real directory
+
+
+def test_threads_beside_the_log_disturb_nothing(tmp_path: Path) -> None:
+    store = started(RealDisk(tmp_path), segment_bytes=20_000)
+    problems: list[BaseException] = []
+    is_over = threading.Event()
+
+    def again_and_again(act: Callable[[], object]) -> None:
+        try:
+            while not is_over.is_set():
+                act()
+        except BaseException as error:
+            problems.append(error)
+
+    def renew() -> None:
+        store.new_incarnation(1, b"12345678")
+        store.proved([1])
+
+    taking = store.begin_snapshot()
+
+    def write() -> None:
+        for partition in range(PARTITIONS):
+            taking.write(partition, [record(partition)])
+        taking.finish()
+
+    acts = [lambda: again_and_again(store.sync), lambda: again_and_again(renew), write]
+    threads = [threading.Thread(target=act) for act in acts]
+    for thread in threads:
+        thread.start()
+    for n in range(300):
+        store.append([record(n)])
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    last = store.identity.incarnation
+    store.close()
+    assert not problems
+    again, found = recovered(RealDisk(tmp_path))
+    assert held(found) == replayed(record(n) for n in range(300)) and found.complete
+    assert again.identity.incarnation == last
+    again.close()
+
+
+APPENDING = """
+import sys
+from tests.storage.stores import record, started
+from dynamo_ray.storage.disk import RealDisk
+store = started(RealDisk(sys.argv[1]), segment_bytes=50_000)
+n = 0
+while True:
+    store.append([record(n)])
+    print(n, flush=True)
+    n += 1
+"""
+
+
+def test_a_process_that_is_killed_has_lost_nothing_it_said(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    child = subprocess.Popen(
+        [sys.executable, "-c", APPENDING, str(tmp_path)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    with child.stdout:
+        said = [int(child.stdout.readline()) for _ in range(500)]
+        child.kill()
+        said += [int(line) for line in child.stdout.read().split("\n")[:-1]]
+    child.wait()
+    found = looked_at(RealDisk(tmp_path))
+    assert found.complete and found.position - 1 in (said[-1], said[-1] + 1)
+    assert held(found) == replayed(record(n) for n in range(found.position))
