@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 from zlib import crc32
 
-import msgpack  # type: ignore[import-untyped]  # it ships without annotations
+import msgpack
 
 from dynamo_ray.wire.errors import FrameError, FrameFault
 

@@ -177,8 +177,7 @@ class Peer:
             self._up(connection)
 
     def _wait(self) -> None:
-        if not self._closed:
-            self._timer = self._loop.call_later(self._backoff.next_s(), self._begin)
+        self._timer = self._loop.call_later(self._backoff.next_s(), self._begin)
 
     def _up(self, connection: Connection) -> None:
         if not connection.connected:  # lost between its making and this moment

@@ -5,7 +5,8 @@ when the chunk is done. What is said at another time is written on the loop's ne
 waits for a timer, a quiet connection answers at once, and a busy one batches by itself.
 
 Others gather in the same way: an act given to `before_flush` is done once all of a chunk is handled
-and before anything is written, so what it says leaves in the same turn.
+and before anything is written, so what it says leaves in the same turn. An act that raises is told
+to the loop's exception handler: whoever's chunk it was, and the other acts, are not to blame.
 """
 
 from __future__ import annotations
@@ -56,12 +57,13 @@ class Turn:
     def _act(self) -> None:
         acts, self._acts = self._acts, []
         self.receiving = True
-        try:
-            while acts:
-                acts.pop(0)()
-        finally:
-            self.receiving = False
-            self._acts[:0] = acts  # one that raised does not take the others with it
+        for act in acts:
+            try:
+                act()
+            except Exception as error:
+                fault = {"message": "an act at the end of a turn raised", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(fault)
+        self.receiving = False
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         self._scheduled = True
@@ -69,11 +71,7 @@ class Turn:
 
     def _on_next_turn(self) -> None:
         self._scheduled = False
-        try:
-            self.flush()
-        finally:
-            if self._acts or self.dirty:
-                self.flush()
+        self.flush()
 
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()

@@ -275,6 +275,18 @@ def test_while_the_transport_pauses_everything_stays_here(on_one_loop: Any, new_
         pair.carry()
 
 
+def test_a_pause_that_comes_before_the_flush_holds(on_one_loop: Any, new_pair: Any) -> None:
+    @on_one_loop
+    async def _(net: Any) -> None:
+        pair = new_pair()
+        net.ends.call(pair.near, ECHO)
+        pair.near.pause_writing()
+        await asyncio.sleep(0)
+        assert pair.near_wire.writes == []
+        pair.near.resume_writing()
+        pair.carry()
+
+
 def test_a_ping_overtakes_what_waits(on_one_loop: Any, new_pair: Any) -> None:
     @on_one_loop
     async def _(net: Any) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hmac
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -183,6 +185,25 @@ def test_the_labels_of_the_sides_make_different_macs() -> None:
     assert module._mac(b"k" * 32, b"connecting", [1], [2]) != module._mac(
         b"k" * 32, b"connecting", [1, 2]
     )
+
+
+def test_the_macs_are_by_the_book() -> None:
+    """Computed here from what was said, so that no release changes them unawares."""
+    hello, challenge, proof, welcome = converse(near(), far())
+    key = hmac.digest(SECRET, b"dynamo_ray/1 peer", "sha256")
+
+    def mac(label: bytes, *said: list[Any]) -> bytes:
+        return hmac.digest(key, b"dynamo_ray/1 " + label + msgpack.packb(said), "sha256")
+
+    assert proof[2] == mac(b"connecting", hello, challenge, proof[3:])
+    assert welcome[2] == mac(b"accepting", hello, challenge, proof, welcome[3:])
+
+
+def test_a_version_that_was_not_offered_is_refused() -> None:
+    for version in (0, 3, 2**40):
+        one = near(versions=(1, 2))
+        assert one.on_message([0, module.CHALLENGE, version, b"f" * 32], NEAR_MS) is None
+        assert code(one) is RefusalCode.MALFORMED
 
 
 def test_two_secrets_are_honoured_while_one_replaces_the_other() -> None:

@@ -258,6 +258,33 @@ def test_giving_up_to_connect_leaves_nothing_open(on_net: Any) -> None:
         await net.until(lambda: not listener.connections and not listener.strangers)
 
 
+def test_giving_up_at_the_very_moment_of_success_leaves_nothing_open(on_net: Any) -> None:
+    """The server has admitted, the client may have heard: cancelled on each of the next turns."""
+
+    @on_net
+    async def _(net: Any) -> None:
+        attempt: asyncio.Task[Any]
+
+        def cancel_in(turns: int) -> None:
+            if turns:
+                asyncio.get_running_loop().call_soon(cancel_in, turns - 1)
+            else:
+                attempt.cancel()
+
+        turns = 0
+        listener = await net.listen(on_open=lambda _: cancel_in(turns))
+        credentials = peer_credentials(bytes(range(32)))
+        given_up = 0
+        for turns in range(12):  # noqa: B007
+            attempt = asyncio.create_task(connect("127.0.0.1", listener.port, credentials))
+            try:
+                (await attempt).abort()
+            except asyncio.CancelledError:
+                given_up += 1
+        assert given_up > 0
+        await net.until(lambda: not listener.connections and not listener.strangers)
+
+
 def test_closing_sends_everybody_away(on_net: Any) -> None:
     @on_net
     async def _(net: Any) -> None:

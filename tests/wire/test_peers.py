@@ -162,6 +162,58 @@ def test_a_program_that_was_stopped_blames_nobody(on_net: Any) -> None:
         assert log == ["up"]
 
 
+def test_single_missed_pings_do_not_add_up(on_net: Any) -> None:
+    @on_net
+    async def _(net: Any) -> None:
+        log: list[Any] = []
+        heard: list[float] = []
+        listener = await net.listen()
+        options = Options(interval_s=0.02, missed_pings=3)
+        peer = net.peer(listener.port, options, on_heard=heard.append, **listening(log))
+        assert await peer.wait_connected(2.0)
+        await net.until(lambda: listener.connections)
+        [served] = listener.connections
+        for _ in range(5):
+            served._transport.pause_reading()
+            await net.until(lambda: peer._missed == 1)
+            served._transport.resume_reading()
+            before = len(heard)
+            await net.until(lambda before=before: len(heard) > before + 1)
+        assert log == ["up"]
+
+
+def test_starting_twice_connects_once(on_net: Any) -> None:
+    @on_net
+    async def _(net: Any) -> None:
+        listener = await net.listen()
+        peer = net.peer(listener.port)
+        peer.start()
+        peer.start()
+        net.ends.call(peer, ECHO)
+        assert await peer.wait_connected(2.0)
+        peer.start()
+        await asyncio.sleep(0.05)
+        assert listener.counts["admitted"] == 1
+
+
+def test_a_connection_that_is_lost_as_it_comes_up_is_tried_again(on_net: Any) -> None:
+    """Garbage right behind the welcome: the peer is told of a connection that has ended already."""
+
+    @on_net
+    async def _(net: Any) -> None:
+        def spoil_the_first(connection: Any) -> None:
+            if listener.counts["admitted"] == 1:
+                connection._transport.write(b"x" * 12)
+
+        listener = await net.listen(on_open=spoil_the_first)
+        peer = net.peer(listener.port)
+        peer.start()
+        await net.until(lambda: peer.connected)
+        net.ends.call(peer, ECHO, 1)
+        await net.until(net.ends.complete)
+        assert net.ends.all() == [[1]] and listener.counts["admitted"] == 2
+
+
 def test_another_address_is_gone_to_at_once(on_net: Any) -> None:
     @on_net
     async def _(net: Any) -> None:
