@@ -29,6 +29,7 @@ from dynamo_ray.core.messages import (
 )
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.unlogged import Unlogged
 
 EXPIRED = Refused(Code.EXPIRED, "the request came too late and was not done")
 STALE_MINT = Refused(Code.EXPIRED, "a mint must say when it expires, by this node's clock")
@@ -65,6 +66,7 @@ class Node:
         self._waiting: list[Reply] = []
         self._appended = 0
         self._synced = 0
+        self._unlogged = Unlogged()
 
     @property
     def wants_sync(self) -> bool:
@@ -90,6 +92,7 @@ class Node:
     def on_appended(self, position: int) -> list[Out]:
         """The log has been given everything up to `position`."""
         self._appended = max(self._appended, position)
+        self._unlogged.on_appended(position)
         if self._level == "written":
             self.replica.on_persisted(position)
         return self._release()
@@ -108,6 +111,7 @@ class Node:
         """
         failed = [reply for reply in self._waiting if reply.after > self._appended]
         self._waiting = [reply for reply in self._waiting if reply.after <= self._appended]
+        self._unlogged.on_append_failed()
         end = READ_ONLY if cut_back else LEFT_BEHIND
         answers: list[Out] = [Answer(reply.to, end) for reply in failed]
         return answers + self._take(self.replica.on_append_failed(self._appended))
@@ -118,7 +122,10 @@ class Node:
 
     def on_tick(self, wall_ms: int, unreachable: frozenset[bytes]) -> list[Out]:
         """Ask what should be true now (rule 11)."""
-        return self._take(self.replica.on_tick(wall_ms, unreachable))
+        effects = self.replica.on_tick(wall_ms, unreachable)
+        if self.replica.lives.begun:
+            effects += self._unlogged.again(self.replica)
+        return self._take(effects)
 
     def on_peer(self, node: bytes, reply: Any) -> list[Out]:
         """The end of a delivery to `node`: its answer, or None if none came."""
@@ -140,6 +147,7 @@ class Node:
             elif isinstance(effect, Persist | Renew):
                 if self._level == "memory" and isinstance(effect, Persist):
                     self.replica.on_persisted(effect.position)
+                    self._unlogged.on_persist(effect)
                 out.append(effect)
         return out
 
@@ -154,5 +162,5 @@ class Node:
 
     def _is_due(self, reply: Reply) -> bool:
         if self._needs_sync(reply):
-            return reply.after <= self._synced
+            return max(reply.after, self._unlogged.due) <= self._synced
         return self._level == "memory" or reply.after <= self._appended
