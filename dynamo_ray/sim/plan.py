@@ -88,8 +88,6 @@ def draw_plan(chance: Random) -> Plan:
     faults = {name for name in FAULTS if chance.random() < 0.4}
     if durability == "synced" and chance.random() < 0.5:
         faults.add("power")
-    if durability == "memory":
-        faults.discard("full")  # that level promises nothing of the disk
     return Plan(
         nodes=nodes,
         zones=chance.choice((1, 1, 2, 3)),

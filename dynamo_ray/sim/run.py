@@ -174,7 +174,7 @@ class Run:
                 state = node.replica.maps[partition].get(key)
                 if state is not None:
                     finals[node.name] = state
-                if state != node.logged.get(key) and self.plan.durability != "memory":
+                if state != node.logged.get(key):
                     text = f"{node.name} holds another state of {key!r} than its log"
                     self.history.breach("log", self.world.now, text)
 

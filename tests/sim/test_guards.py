@@ -19,6 +19,7 @@ from dynamo_ray.core import merge as merging
 from dynamo_ray.core.attempts import Attempts
 from dynamo_ray.core.messages import Code, Fetched, Merge
 from dynamo_ray.core.plain import PlainPuts
+from dynamo_ray.core.unlogged import Unlogged
 from dynamo_ray.core.unpersisted import Unpersisted
 from dynamo_ray.core.version import State, clock_of, decode, encode, is_expired
 from dynamo_ray.sim import journal, nodes
@@ -114,6 +115,11 @@ def slow_owner(roles: Roles) -> list[Fault]:
 def deliveries_fail(roles: Roles) -> list[Fault]:
     """The owner comes back, is seen, and its disk is full until later."""
     return [down(roles[0], 10, 300), down(roles[0], 10, 900, "full")]
+
+
+def full_when_it_comes_home(roles: Roles) -> list[Fault]:
+    """The owner is back and ready, and its disk is full when the copies come home."""
+    return [down(roles[0], 10, 300), point("full", roles[0], roles[0], "incarnation", 1, 600)]
 
 
 def power_after_handoff(roles: Roles) -> list[Fault]:
@@ -236,6 +242,10 @@ def handoff_not_durable(patch: Patch) -> None:
         return Merge(*columns, **rest)  # type: ignore[arg-type]
 
     patch.setattr(replica, "Merge", careless)
+
+
+def missed_records_forgotten(patch: Patch) -> None:
+    patch.setattr(Unlogged, "on_append_failed", lambda self: None)
 
 
 def nothing_counts(patch: Patch) -> None:
@@ -403,6 +413,14 @@ GUARDS = (
         ONE_COPY,
         power_after_handoff,
         ("no_breach", "nothing_lost"),
+    ),
+    Guard(
+        "8",
+        "also where answers do not wait for the log",
+        missed_records_forgotten,
+        replace(ONE_COPY, durability="memory"),
+        full_when_it_comes_home,
+        ("no_breach",),
     ),
     Guard(
         "9",
