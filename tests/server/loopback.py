@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import uvloop
 from dynamo_ray.client import AsyncClient
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.membership import View
-from dynamo_ray.core.ring import Member
+from dynamo_ray.core.ring import Member, partition_of
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.server.coordinator import CoordinatorServer, open_coordinator
 from dynamo_ray.server.node import NodeServer, open_node
@@ -65,20 +65,13 @@ class Loopback:
         return View().with_facts(server.fact for server in servers if server.fact is not None)
 
     async def __aenter__(self) -> Loopback:
-        for member in self.charter.members:
-            await self.start_node(member.name)
-        for server in self.nodes.values():
-            server.learn(self.view())
-        for name in self._pool:
-            await self.start_coordinator(name)
-        await self.settled()
+        await self.start_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for client in self._clients:
             await client.close(0.1)
-        servers: list[Any] = [*self.coordinators.values(), *self.nodes.values()]
-        await asyncio.gather(*(server.close() for server in servers))
+        await self.stop_all()
 
     async def settled(self, timeout_s: float = 5.0) -> None:
         """Until every running server is connected to every running node and suspects nobody."""
@@ -117,8 +110,55 @@ class Loopback:
     async def kill_coordinator(self, name: str) -> None:
         await _cut(self.coordinators.pop(name))
 
-    async def connect(self, **options: Any) -> AsyncClient:
-        session = Session(self.addresses, client_credentials(self.token))
+    async def kill_all(self) -> None:
+        """Every process at once, as when the power of a machine with a good disk fails."""
+        for name in tuple(self.coordinators):
+            await self.kill_coordinator(name)
+        for name in tuple(self.nodes):
+            await self.kill_node(name)
+
+    async def stop_all(self) -> None:
+        """Every server closes in order."""
+        servers: list[Any] = [*self.coordinators.values(), *self.nodes.values()]
+        await asyncio.gather(*(server.close() for server in servers))
+        self.coordinators.clear()
+        self.nodes.clear()
+
+    async def start_all(self) -> None:
+        """Start whoever does not run."""
+        for member in self.charter.members:
+            if member.name not in self.nodes:
+                await self.start_node(member.name)
+        for server in self.nodes.values():
+            server.learn(self.view())
+        for name in self._pool:
+            if name not in self.coordinators:
+                await self.start_coordinator(name)
+        await self.settled()
+
+    def hang(self, name: str) -> None:
+        """As SIGSTOP: its sockets stay open, and nothing that arrives there is heeded."""
+        for transport in self._transports(name):
+            transport.pause_reading()
+
+    def wake(self, name: str) -> None:
+        """As SIGCONT: what has arrived meanwhile is heeded now."""
+        for transport in self._transports(name):
+            if not transport.is_closing():
+                transport.resume_reading()
+
+    def _transports(self, name: str) -> list[Any]:
+        server = self.nodes.get(name) or self.coordinators[name]
+        listening = list(server.listener.connections) if server.listener else []
+        dialled = [peer.connection for peer in server.peers.values() if peer.connection]
+        return [connection._transport for connection in [*listening, *dialled]]
+
+    async def connect(self, nodes_too: bool = False, **options: Any) -> AsyncClient:
+        """A client; `nodes_too`: as by name, it knows every member's address."""
+        seeds = self.addresses
+        if nodes_too:
+            seeds += [(fact.host, fact.port) for fact in self.view().nodes().values()]
+        session = Session(seeds, client_credentials(self.token))
         await session.open(5.0)
         client = AsyncClient(session).with_options(**options)
         self._clients.append(client)
@@ -126,17 +166,27 @@ class Loopback:
 
     def states_of(self, key: bytes) -> dict[str, bytes | None]:
         """What each running node holds of a key."""
-        from dynamo_ray.core.ring import partition_of
-
         partition = partition_of(key, self.charter.settings.partitions)
         return {
             name: server.node.replica.maps[partition].get(key)
             for name, server in self.nodes.items()
         }
 
-    def owners_of(self, key: bytes) -> list[str]:
-        from dynamo_ray.core.ring import partition_of
+    def differing(self, keys: Iterable[bytes]) -> list[bytes]:
+        """The keys whose owners do not all hold the same bytes."""
+        differing = []
+        for key in keys:
+            states = self.states_of(key)
+            if len({states.get(owner) for owner in self.owners_of(key)}) > 1:
+                differing.append(key)
+        return differing
 
+    def hints(self) -> int:
+        """How many copies are kept for others, in the whole cluster."""
+        kept = [server.node.replica.hints for server in self.nodes.values()]
+        return sum(hints.count_for(owner) for hints in kept for owner in hints.owners())
+
+    def owners_of(self, key: bytes) -> list[str]:
         ring = self.charter.ring()
         names = {member.node: member.name for member in self.charter.members}
         partition = partition_of(key, self.charter.settings.partitions)
