@@ -25,10 +25,11 @@ from dynamo_ray.errors import AuthenticationError, ClusterNotFoundError
 from dynamo_ray.wire.errors import Failure, RefusedError, WireError
 from dynamo_ray.wire.keys import Credentials
 from dynamo_ray.wire.options import Options
-from dynamo_ray.wire.peers import Peer
+from dynamo_ray.wire.peers import Hooks, Peer
 
 REFRESH_S = 5.0
-LOST_S = 0.1
+SEARCH_S = 0.5
+LOST_S = 0.05
 GRACE_S = 0.25
 
 OnReply = Callable[[int, list[Any]], None]
@@ -171,14 +172,21 @@ class Session:
         raise ClusterNotFoundError("no coordinator answers; is the cluster running?")
 
     async def _keep_fresh(self) -> None:
-        """Learn where coordinators went: now and then, and soon when none is connected."""
+        """Learn where coordinators are: soon when one was lost, else now and then.
+
+        At first more often: whoever answered first may not know everybody of a young cluster.
+        """
+        pause_s = SEARCH_S
         while True:
+            if not all(channel.connected for channel in self._channels.values()):
+                pause_s = SEARCH_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._lost.wait(), REFRESH_S)
+                await asyncio.wait_for(self._lost.wait(), pause_s)
+            pause_s = min(REFRESH_S, 2 * pause_s)
+            await asyncio.sleep(LOST_S)
+            self._lost.clear()
             if not await self._refresh():
                 self._turn_to_nodes()
-            self._lost.clear()
-            await asyncio.sleep(LOST_S)
 
     def _turn_to_nodes(self) -> None:
         """Nobody known answers: storage nodes keep their addresses, and know the view."""
@@ -220,7 +228,10 @@ class Session:
 
     def _peer(self, address: tuple[str, int]) -> Peer:
         assert self._credentials is not None
-        return Peer(address, self._credentials, rng=random.Random(), options=self._options)
+        hooks = Hooks(on_down=lambda reason: self._lost.set())
+        return Peer(
+            address, self._credentials, rng=random.Random(), hooks=hooks, options=self._options
+        )
 
     def _begun(self) -> None:
         self._pending += 1
@@ -280,7 +291,11 @@ class _Asking:
         self._perform(self._machine.on_reply(message))
 
     def _on_failure(self, failure: Failure) -> None:
-        self._perform(self._machine.on_failure(failure.maybe_received))
+        if failure is Failure.OVERLOADED:
+            refused = Refused(Code.OVERLOADED, "too much waits to be sent to the coordinator")
+            self._perform(self._machine.on_reply(refused))
+        else:
+            self._perform(self._machine.on_failure(failure.maybe_received))
 
     def _late(self) -> None:
         self._perform(self._machine.on_deadline())
