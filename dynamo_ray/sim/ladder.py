@@ -7,7 +7,7 @@ from typing import Any
 
 from dynamo_ray.core.messages import GetDone, Merged, PutDone, Refused
 
-WIDTH = 12
+WIDTH = 14
 LINES_MAX = 400
 
 

@@ -66,7 +66,11 @@ class Plan:
             tick_s=self.tick_s,
             sync_s=self.sync_s,
         )
-        limits = Limits(hint_bytes=self.hint_bytes, sibling_bytes=self.sibling_bytes)
+        limits = Limits(
+            hint_bytes=self.hint_bytes,
+            sibling_bytes=self.sibling_bytes,
+            value_bytes=min(1024 * 1024, self.sibling_bytes),
+        )
         return Settings(
             n=self.n,
             r=self.r,
@@ -86,8 +90,8 @@ def draw_plan(chance: Random) -> Plan:
     keys = chance.randint(1, 2) if small else chance.randint(2, 6)
     durability = chance.choice(("written", "written", "written", "synced", "synced", "memory"))
     faults = {name for name in FAULTS if chance.random() < 0.4}
-    if durability == "synced" and chance.random() < 0.5:
-        faults.add("power")
+    if chance.random() < (0.5 if durability == "synced" else 0.15):
+        faults.add("power")  # below `synced` it may lose writes, and all other rules hold
     return Plan(
         nodes=nodes,
         zones=chance.choice((1, 1, 2, 3)),

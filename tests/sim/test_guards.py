@@ -26,7 +26,7 @@ from dynamo_ray.sim import journal, nodes
 from dynamo_ray.sim.faults import Fault
 from dynamo_ray.sim.network import Weather
 from dynamo_ray.sim.plan import Plan
-from dynamo_ray.sim.run import Run
+from dynamo_ray.sim.run import Run, run_seed
 
 MS = 1000
 SEEDS, SECONDS = 60, 2.0
@@ -525,3 +525,22 @@ def test_every_checker_of_a_rule_is_used() -> None:
         "11",
         "13",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_the_random_hunt_finds_most_of_them_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """How many drawn seeds it takes, guard by guard: the table that says what the hunt is worth."""
+    needed = {str(guard): seeds_needed(guard, 400) for guard in GUARDS}
+    with capsys.disabled():
+        for name, seeds in needed.items():
+            print(f"{name:60} {seeds or 'more than 400'}")
+    assert sum(seeds > 0 for seeds in needed.values()) > len(GUARDS) / 2
+
+
+def seeds_needed(guard: Guard, most: int) -> int:
+    """How many seeds of the hunt it takes to notice that a guard is gone; 0 if they do not."""
+    with pytest.MonkeyPatch.context() as patch:
+        guard.remove(patch)
+        found = (not run_seed(seed, ladder=False).ok for seed in range(most))
+        return next((at + 1 for at, is_found in enumerate(found) if is_found), 0)
