@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -137,6 +138,7 @@ def start(
         return _tell_started(name, as_json)
     folder = site.data_dir or home() / "data" / name
     ray_address = site.ray_address or os.environ.get("RAY_ADDRESS")
+    _check(shape)
     render.say(_plan(name, shape, folder))
     render.say(f"Ray: {f'the one at {ray_address}' if ray_address else 'a new one, here'}")
     if change.dry_run:
@@ -148,6 +150,21 @@ def start(
         with signals_interrupt():
             _begin_with_ray(name, begin, old)
     return _tell_started(name, as_json)
+
+
+def _check(shape: Shape) -> None:
+    """Refuse what cannot be before anything is started. Raises SettingsError."""
+    from dynamo_ray.core.settings import Settings, SettingsError
+
+    Settings(
+        n=shape.n,
+        r=shape.r,
+        w=shape.w,
+        partitions=shape.partitions,
+        durability=shape.durability,
+    )
+    if shape.nodes < shape.n:
+        raise SettingsError(f"{shape.n} copies need {shape.n} nodes, there are {shape.nodes}")
 
 
 def _is_alive(begun: dict[str, Any]) -> bool:
@@ -347,10 +364,13 @@ def _is_here(host: str) -> bool:
 
 def _command_of(pid: int) -> bytes:
     """The command line of a running process; nothing if there is none."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    if Path("/proc/self/cmdline").exists():
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return b""
+    ps = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+    return subprocess.run(ps, capture_output=True, check=False).stdout
 
 
 def launch_ray() -> dict[str, Any]:

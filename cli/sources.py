@@ -124,6 +124,9 @@ def _walk(folder: Path, skip: frozenset[str]) -> Iterator[tuple[str, bytes, int,
     for parent, folders, files in os.walk(folder, onerror=problems.append):
         folders[:] = sorted(name for name in folders if name not in skip)
         yield from _unreadable(folder, problems)
+        for name in folders:
+            if os.path.islink(path := os.path.join(parent, name)):
+                yield path, _key_of(folder, path), 0, "a link to a folder; links are not followed"
         for name in sorted(files):
             path = os.path.join(parent, name)
             key = _key_of(folder, path)

@@ -140,9 +140,24 @@ def test_a_ray_that_is_named_is_used_and_never_ended(
     assert played.stopped == ["carts"] and played.ended == []
 
 
-@pytest.mark.parametrize("given", [["--nodes", "0"], ["--n", "x"], ["bad/name"]])
-def test_a_mistake_starts_nothing(dr: Command, played: Played, given: list[str]) -> None:
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--nodes", "0"],
+        ["--n", "x"],
+        ["bad/name"],
+        ["--nodes", "2"],
+        ["--r", "4"],
+        ["--durability", "wished"],
+    ],
+)
+def test_a_mistake_starts_nothing(
+    dr: Command, played: Played, monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    """Not even a Ray, which takes seconds."""
+    monkeypatch.setattr(commands, "launch_ray", lambda: pytest.fail("Ray was started"))
     assert dr("start", *given).code == 2
+    assert dr("start", *given, "--dry-run").code == 2
     assert played.started == []
 
 

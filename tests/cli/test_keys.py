@@ -93,10 +93,11 @@ def test_json_holds_any_bytes(dr: Command) -> None:
     assert value["utf8"] == "größe"
 
 
-def test_a_key_that_is_not_utf8_is_taken_as_it_was_typed(dr: Command) -> None:
+def test_what_is_not_utf8_is_taken_as_it_was_typed(dr: Command) -> None:
     typed = b"caf\xe9".decode(errors="surrogateescape")
-    assert dr("put", typed, "v").code == 0
-    assert dr("get", typed).out == b"v"
+    assert dr("put", typed, typed).code == 0
+    assert dr("get", typed).out == b"caf\xe9"
+    assert dr("get", "caf?").code == 3
 
 
 def test_a_value_expires(dr: Command) -> None:

@@ -48,10 +48,11 @@ def test_what_cannot_be_loaded_is_listed_and_does_not_stop_the_rest(tmp_path: Pa
     (tmp_path / "fits").write_bytes(b"x" * 50)
     (tmp_path / ("k" * 21)).write_bytes(b"x")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "round").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     items, refused = read(tmp_path)
     assert list(items) == [b"fits"]
-    assert refused.keys() == {"large", "k" * 21, "dangling", "pipe"}
+    assert refused.keys() == {"large", "k" * 21, "dangling", "round", "pipe"}
     assert refused["pipe"] == "not a regular file" and "51 bytes" in refused["large"]
 
 
