@@ -531,7 +531,7 @@ def test_many_calls_in_flight_each_get_their_own_reply(on_net: Any) -> None:
 
 
 def test_a_flood_that_nobody_reads_is_bounded(on_net: Any) -> None:
-    """A client asks for 200 MB and reads nothing: the server keeps little, and serves others."""
+    """A client asks for 60 MB and reads nothing: the server keeps little, and serves others."""
 
     @on_net
     async def _(net: Any) -> None:
@@ -542,14 +542,14 @@ def test_a_flood_that_nobody_reads_is_bounded(on_net: Any) -> None:
         )
         deaf = await net.connect(listener, max_in_flight=10_000)
         deaf._transport.pause_reading()
-        for _ in range(40):
+        for _ in range(12):
             for _ in range(50):
                 deaf.call(ECHO, [], ignore, ignore)
             await asyncio.sleep(0.002)
         [served] = listener.connections
         assert served._unsent_bytes() < 1_000_000 + 60 * len(value) + (2 << 20)
         well = await net.connect(listener)
-        assert (await well.request(ECHO, [], 2.0))[1] == [value]
+        assert (await well.request(ECHO, [], 8.0))[1] == [value]
         deaf._transport.resume_reading()
         await net.until(lambda: deaf.in_flight == 0)
 

@@ -45,8 +45,8 @@ def test_a_peer_and_a_client_come_in_by_their_roles(on_net: Any, secret: bytes) 
         )
         peer = await net.connect(listener)
         client = await net.connect(listener, client_credentials(client_token(secret)))
-        assert await peer.request(ECHO, [], 2.0) == (ECHO, [PEER])
-        assert await client.request(ECHO, [], 2.0) == (ECHO, [CLIENT])
+        assert await peer.request(ECHO, [], 8.0) == (ECHO, [PEER])
+        assert await client.request(ECHO, [], 8.0) == (ECHO, [CLIENT])
         assert (peer.role, client.role, seen) == (PEER, CLIENT, [PEER, CLIENT])
         assert peer.welcome.identity == listener.identity
         assert listener.counts == {"admitted": 2}
@@ -77,7 +77,7 @@ def test_secrets_rotate_while_listening(on_net: Any, secret: bytes) -> None:
         listener.honour([OTHER])
         with pytest.raises(RefusedError):
             await net.connect(listener)
-        assert (await old.request(ECHO, [1], 2.0))[1] == [1], "who is connected stays"
+        assert (await old.request(ECHO, [1], 8.0))[1] == [1], "who is connected stays"
 
 
 def test_a_new_identity_meets_those_who_come(on_net: Any) -> None:
@@ -98,19 +98,19 @@ def test_strangers_who_say_nothing_or_half_are_dropped_in_time(on_net: Any) -> N
         hello = pack(ConnectingHandshake(peer_credentials(OTHER), b"n" * 32).hello)
         writer.write(hello[:20])
         began = asyncio.get_running_loop().time()
-        assert await asyncio.wait_for(mute.read(), 2) == b""
-        assert await asyncio.wait_for(half.read(), 2) == b""
-        assert asyncio.get_running_loop().time() - began < 1
+        assert await asyncio.wait_for(mute.read(), 8) == b""
+        assert await asyncio.wait_for(half.read(), 8) == b""
+        assert asyncio.get_running_loop().time() - began < 4
         assert listener.counts["gone"] == 2 and not listener.strangers
 
 
 def test_who_was_admitted_is_not_dropped_by_the_time_limit(on_net: Any) -> None:
     @on_net
     async def _(net: Any) -> None:
-        listener = await net.listen(options=Options(handshake_s=0.05))
-        connection = await net.connect(listener, connect_s=0.05)
-        await asyncio.sleep(0.12)
-        assert (await connection.request(ECHO, [1], 2.0))[1] == [1]
+        listener = await net.listen(options=Options(handshake_s=0.2))
+        connection = await net.connect(listener, connect_s=0.2)
+        await asyncio.sleep(0.3)
+        assert (await connection.request(ECHO, [1], 8.0))[1] == [1]
 
 
 def test_strangers_are_bounded_in_number(on_net: Any) -> None:
@@ -163,14 +163,14 @@ def test_garbage_costs_the_stranger_the_connection_and_nothing_else(
             address = writer.get_extra_info("sockname")
             writer.write(garbage)
             with contextlib.suppress(ConnectionError):
-                assert await asyncio.wait_for(reader.read(), 2) == b""
+                assert await asyncio.wait_for(reader.read(), 8) == b""
         assert listener.counts["garbage"] == 1 and not listener.strangers
         lines = [
             record.getMessage() for record in caplog.records if "garbage" in record.getMessage()
         ]
         assert len(lines) == 1 and str(address[1]) in lines[0]
         caplog.clear()
-        assert (await well.request(ECHO, [1], 2.0))[1] == [1]
+        assert (await well.request(ECHO, [1], 8.0))[1] == [1]
 
 
 def test_garbage_after_the_handshake_is_counted_too(on_net: Any) -> None:
@@ -194,7 +194,7 @@ def test_calls_before_the_proof_are_not_heard(on_net: Any) -> None:
         hello = ConnectingHandshake(peer_credentials(bytes(range(32))), b"n" * 32).hello
         assert hello[1] == HELLO_KIND
         writer.write(pack(hello) + pack([1, ECHO, b"let me in"]))
-        await asyncio.wait_for(reader.read(), 2)
+        await asyncio.wait_for(reader.read(), 8)
         await net.until(lambda: listener.counts["refused"] == 1)
         assert heard == []
 
@@ -294,7 +294,7 @@ def test_closing_sends_everybody_away(on_net: Any) -> None:
         await net.until(lambda: len(listener.strangers) == 1)
         await listener.close()
         await net.until(lambda: not connection.connected)
-        assert b"the server closes" in await asyncio.wait_for(stranger.read(), 2)
+        assert b"the server closes" in await asyncio.wait_for(stranger.read(), 8)
 
 
 @pytest.fixture(scope="session")
