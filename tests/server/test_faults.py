@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 from dynamo_ray.core.settings import Settings, settings_from
 from tests.server.load import Load
@@ -18,6 +19,11 @@ GAP_S = 1.5  # of silence that a dead or hung node may cost everybody together
 
 def all_keys(load: Load) -> list[bytes]:
     return [key.encode() for keys in load.keys for key in keys]
+
+
+def are_connected(client: Any) -> bool:
+    """Whether the client has a connection to every coordinator that it knows."""
+    return all(channel.connected for channel in client.session._channels.values())
 
 
 def test_an_owner_is_killed_under_load(tmp_path: Path) -> None:
@@ -75,6 +81,7 @@ def test_two_of_three_owners_are_killed(tmp_path: Path) -> None:
             (refused,) = await asyncio.gather(client.get("other:1"), return_exceptions=True)
             await cluster.start_node(first)
             await cluster.start_node(second)
+            await cluster.settled()
             await until(lambda: cluster.hints() == 0, 10)
             assert cluster.differing([b"key"]) == []
             found = await client.get("key", r=3, strict=True)
@@ -116,8 +123,7 @@ def test_coordinators_are_killed_in_the_middle_of_requests(tmp_path: Path) -> No
                     await cluster.kill_coordinator(name)
                     await load.more(100)
                     await cluster.start_coordinator(name)
-                    channels = client.session._channels.values()
-                    await until(lambda: all(channel.connected for channel in channels))
+                    await until(lambda: are_connected(client))
             assert load.errors == []
             await load.check(client)
 
@@ -199,8 +205,8 @@ def test_a_hung_node_costs_a_second_and_no_request(tmp_path: Path) -> None:
             assert load.errors == []
             assert 0.3 < load.longest_gap_s < GAP_S
             await until(lambda: cluster.hints() == 0, 10)
-            # A mint that the hung node had in its socket may be made when it wakes, after another
-            # node's for the same put was replaced: the one case of a value that comes back (rule 7).
+            # What the hung node had in its socket may be minted when it wakes, after another's mint
+            # for the same put was replaced: the one case of a value that comes back (rule 7).
             await load.check(client, siblings=True)
 
     run(story())
