@@ -14,11 +14,18 @@ from typing import Any
 
 from dynamo_ray.batching import Batch, Options
 from dynamo_ray.core.messages import ClientGet, ClientPut, Code, Failure, GetDone, PutDone, Refused
-from dynamo_ray.errors import BatchError, ClosedError, DynamoError, OperationTimeoutError
+from dynamo_ray.errors import (
+    AnswerTooLongError,
+    BatchError,
+    ClosedError,
+    DynamoError,
+    OperationTimeoutError,
+)
 from dynamo_ray.found import Found, Written
 from dynamo_ray.outcomes import error_of_key, error_of_request
 from dynamo_ray.resolvers import Resolver
 from dynamo_ray.rows import (
+    KEYS_A_REQUEST,
     Key,
     Row,
     answers,
@@ -34,6 +41,8 @@ from dynamo_ray.rows import (
 from dynamo_ray.session import Session
 
 UPDATE_TRIES = 5
+# Of one many-key call. Times BYTES_A_REQUEST it stays well below what a connection queues.
+PARTS_UNDER_WAY = 6
 
 
 class AsyncClient:
@@ -170,7 +179,7 @@ class AsyncClient:
         given = distinct(keys)
         options = self._options(self._r if r is None else answers("r", r), strict, timeout_s)
         rows: list[Row] = [(key_bytes(key),) for key in given]
-        results = await self._many(rows, options, self._send_gets, self._settle_gets)
+        results = await self._get_rows(rows, options)
         found: dict[Key, Found] = {}
         failures: dict[Key, DynamoError] = {}
         resolver = self._resolver
@@ -245,6 +254,19 @@ class AsyncClient:
         limit_s = self._timeout_s if timeout_s is None else seconds(timeout_s)
         return Options(quorum, self._strict if strict is None else bool(strict), limit_s)
 
+    async def _get_rows(self, rows: list[Row], options: Options) -> list[Any]:
+        """The results of many gets; what would fit no frame together is asked for in halves."""
+        results = await self._many(rows, options, self._send_gets, self._settle_gets)
+        long = [i for i, one in enumerate(results) if isinstance(one, AnswerTooLongError)]
+        if len(long) > 1:
+            half = (min(len(long), KEYS_A_REQUEST) + 1) // 2
+            for at in range(0, len(long), half):
+                part = long[at : at + half]
+                again = await self._get_rows([rows[i] for i in part], options)
+                for i, result in zip(part, again, strict=True):
+                    results[i] = result
+        return results
+
     async def _write(
         self, row: Row, w: int | None, strict: bool | None, timeout_s: float | None
     ) -> Written:
@@ -289,7 +311,7 @@ class AsyncClient:
         send: Callable[[list[Row], Options, Callable[[Any], None]], None],
         settle: Callable[[Any, list[Row]], list[Any]],
     ) -> list[Any]:
-        """Send rows in requests of bounded size, all at once; their results in order."""
+        """Send rows in requests of bounded size, a bounded number at once; results in order."""
         loop = asyncio.get_running_loop()
         waits: list[asyncio.Future[list[Any]]] = []
         for part in slices(rows):
@@ -301,6 +323,8 @@ class AsyncClient:
                 if not done.done():
                     done.set_result(settle(reply, part))
 
+            if len(waits) >= PARTS_UNDER_WAY:
+                await waits[-PARTS_UNDER_WAY]
             send(part, options, arrived)
             waits.append(done)
         return [result for wait in waits for result in await wait]

@@ -124,6 +124,13 @@ class BadRequestError(DynamoError, ValueError):
     """A request that no coordinator would take: R or W above N, too many keys, and the like."""
 
 
+class AnswerTooLongError(BadRequestError):
+    """An answer that fits no frame. Clients ask again for fewer keys at a time by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__("the answer is longer than a frame may be; ask for fewer keys at a time")
+
+
 class ClusterNotFoundError(DynamoError, ConnectionError):
     """No cluster of that name, or nothing of dynamo_ray at that address."""
 

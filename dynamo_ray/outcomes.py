@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dynamo_ray.core.messages import Code, Failure, Refused
 from dynamo_ray.errors import (
+    AnswerTooLongError,
     BadRequestError,
     DynamoError,
     InvalidContextError,
@@ -33,6 +34,8 @@ def error_of_key(failure: Failure, is_write: bool, sibling_bytes: int) -> Dynamo
         return ValueTooLargeError(required, received)
     if code == Code.TOO_MANY_SIBLINGS:
         return TooManySiblingsError(sibling_bytes)
+    if code == Code.TOO_LONG:
+        return AnswerTooLongError()
     if code == Code.BAD_REQUEST and required:
         return BadRequestError(f"{required} answers were asked for; a key has {received} copies")
     return BadRequestError(failure.text or f"the request was refused with code {code}")
@@ -44,6 +47,8 @@ def error_of_request(refused: Refused, is_write: bool, required: int) -> DynamoE
         return OverloadedError(RETRY_AFTER_S, refused.text)
     if refused.code == Code.UNKNOWN:
         return OperationTimeoutError(required, 0, is_write, refused.text)
+    if refused.code == Code.TOO_LONG:
+        return AnswerTooLongError()
     if refused.code in (Code.UNAVAILABLE, Code.NOT_READY):
         return UnavailableError(required, 0, refused.text)
     return BadRequestError(refused.text or f"the request was refused with code {refused.code}")

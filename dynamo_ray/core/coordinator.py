@@ -31,6 +31,7 @@ from dynamo_ray.core.messages import (
 )
 from dynamo_ray.core.put import Put
 from dynamo_ray.core.requests import Desk, GetRequest, Group, PutRequest
+from dynamo_ray.core.settings import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,8 @@ class Coordinator:
         times, limits = self.desk.settings.times, self.desk.settings.limits
         if not isinstance(message, ClientPut | ClientGet):
             return [ToClient(to, Refused(Code.BAD_REQUEST, "not a request of a client"))]
-        if len(message.keys) > limits.batch_keys:
-            text = f"{len(message.keys)} keys in one request; the most is {limits.batch_keys}"
+        text = _too_much(message, limits)
+        if text:
             return [ToClient(to, Refused(Code.BAD_REQUEST, text))]
         if len(self._operations) >= limits.in_flight:
             text = f"the coordinator has {len(self._operations)} requests in flight; try again"
@@ -229,3 +230,14 @@ def _dispatch(machine: Put | Get, node: bytes, message: Any) -> list[Effect]:
     elif isinstance(message, Fetched):
         return machine.on_fetched(node, message)
     return machine.on_failure(node, True)
+
+
+def _too_much(message: ClientPut | ClientGet, limits: Limits) -> str:
+    """Why a request is over the bounds of one request; "" if it is not."""
+    if len(message.keys) > limits.batch_keys:
+        return f"{len(message.keys)} keys in one request; the most is {limits.batch_keys}"
+    if isinstance(message, ClientPut) and len(message.keys) > 1:
+        size = sum(map(len, filter(None, message.values)))
+        if size > limits.batch_bytes:
+            return f"{size:,} bytes in one request; the most is {limits.batch_bytes:,}"
+    return ""

@@ -94,7 +94,9 @@ class Get:
         return effects + self._check()
 
     def on_refused(self, node: bytes, code: int) -> list[Effect]:
-        """A node did nothing, and says so."""
+        """A node did nothing, and says so. An answer too long for it is too long for all."""
+        if code == Code.TOO_LONG and not self._answered:
+            return self._give_up(Code.TOO_LONG)
         return self.on_failure(node)
 
     def on_failure(self, node: bytes, maybe_applied: bool = True) -> list[Effect]:
@@ -110,6 +112,12 @@ class Get:
             self._pending.clear()
             return self._check()
         return self._finish()
+
+    def _give_up(self, code: Code) -> list[Effect]:
+        self._answered = self._closed = True
+        keys = len(self._fetch.keys)
+        failures = tuple(Failure(i, code, self._r, len(self._counted)) for i in range(keys))
+        return [Done(GetOutcome([None] * keys, False, failures))]
 
     def _ask(self, node: bytes) -> list[Effect]:
         self._pending.add(node)

@@ -9,7 +9,12 @@ the state held; if it has changed since, the next tick sends it again.
 
 from __future__ import annotations
 
+from itertools import islice
+
+from dynamo_ray.core.messages import Merge
+
 NODE = 8
+KEYS_A_DELIVERY = 512
 
 
 def owners_in(hints: bytes) -> list[bytes]:
@@ -82,8 +87,31 @@ class Hints:
         """The oldest (key, partition) pairs kept for an owner, unless a delivery is under way."""
         if owner in self._in_flight:
             return []
-        kept = self._for_owner.get(owner, {})
-        return [pair for pair, _ in zip(kept.items(), range(most), strict=False)]
+        return list(islice(self._for_owner.get(owner, {}).items(), most))
+
+    def delivery(
+        self, owner: bytes, maps: list[dict[bytes, bytes]], bytes_most: int
+    ) -> Merge | None:
+        """The oldest part of what is kept for an owner, of a bounded size; None while one is out.
+
+        A hint whose copy is gone (an append was undone) is let go of.
+        """
+        keys: list[bytes] = []
+        partitions: list[int] = []
+        states: list[bytes] = []
+        size = 0
+        for key, partition in self.next_for(owner, KEYS_A_DELIVERY):
+            state = maps[partition].get(key)
+            if state is None:
+                self.remove(owner, key)
+                continue
+            size += len(state)
+            if keys and size > bytes_most:
+                break
+            keys.append(key)
+            partitions.append(partition)
+            states.append(state)
+        return Merge(keys, partitions, states, durable=True) if keys else None
 
     def sent(self, owner: bytes, states: dict[bytes, bytes]) -> None:
         """A delivery of these states is under way."""

@@ -35,6 +35,7 @@ class Code(IntEnum):
     BAD_REQUEST = 12
     HINTS_FULL = 13
     FORBIDDEN = 14
+    TOO_LONG = 15
 
 
 # Refusals that depend on the request alone, so that whoever had it before refused it too. Every

@@ -40,8 +40,8 @@ from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.unpersisted import Change, Unpersisted
 from dynamo_ray.core.version import CLOCK_HEAD, Kind, MalformedStateError, decode, dot_of, siblings
 
-HINTS_A_DELIVERY = 512
 NOT_READY = Refused(Code.NOT_READY, "the node has no incarnation yet; try another node")
+TOO_LONG = Refused(Code.TOO_LONG, "the states are too long for one answer; ask for fewer keys")
 HINTS_FULL = Refused(Code.HINTS_FULL, "the node keeps as many hints as it may; try another node")
 
 
@@ -112,6 +112,8 @@ class Replica:
             maps[partition].get(key)
             for partition, key in zip(message.partitions, message.keys, strict=True)
         ]
+        if len(states) > 1 and _size(states) > self._limits.batch_bytes:
+            return [Reply(to, TOO_LONG)]
         asked = message.partitions
         complete = self.owned.issuperset(asked) and self.doubted.isdisjoint(asked)
         return [Reply(to, Fetched(states, complete), self.queue.shown_at(message.keys))]
@@ -272,24 +274,10 @@ class Replica:
         )
 
     def _deliver(self, owner: bytes) -> list[Effect]:
-        pairs = self.hints.next_for(owner, HINTS_A_DELIVERY)
-        states: dict[bytes, bytes] = {}
-        partitions: list[int] = []
-        size = 0
-        for key, partition in pairs:
-            state = self.maps[partition].get(key)
-            if state is None:
-                self.hints.remove(owner, key)
-                continue
-            size += len(state)
-            if states and size > self._limits.batch_bytes:
-                break
-            states[key] = state
-            partitions.append(partition)
-        if not states or self.queue.shown_at(list(states)):
+        merge_home = self.hints.delivery(owner, self.maps, self._limits.batch_bytes)
+        if merge_home is None or self.queue.shown_at(merge_home.keys):
             return []
-        self.hints.sent(owner, states)
-        merge_home = Merge(list(states), partitions, list(states.values()), durable=True)
+        self.hints.sent(owner, dict(zip(merge_home.keys, merge_home.states, strict=True)))
         return [Send(owner, merge_home)]
 
 

@@ -72,8 +72,26 @@ class Settings:
             )
         for group in (self.limits, self.times):
             for one in fields(group):
-                if getattr(group, one.name) <= 0:
-                    raise SettingsError(f"{one.name} must be above 0")
+                if not 0 < getattr(group, one.name) < 2**40:
+                    raise SettingsError(f"{one.name} must be above 0, and not without end")
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        """Settings that each may be, and not together."""
+        limits, times = self.limits, self.times
+        for low, high, why in (
+            (times.timeout_s, times.timeout_max_s, "timeout_s is above timeout_max_s"),
+            (2 * times.heartbeat_s, times.suspect_s, "suspect_s is below two heartbeats"),
+            (limits.key_bytes, 65_535, "key_bytes is above 65535"),
+            (
+                2 * limits.sibling_bytes,
+                limits.frame_bytes,
+                "frame_bytes is below two sibling_bytes",
+            ),
+            (2 * limits.value_bytes, limits.frame_bytes, "frame_bytes is below two value_bytes"),
+        ):
+            if low > high:
+                raise SettingsError(f"{why}; change one of them")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, for JSON and the wire."""

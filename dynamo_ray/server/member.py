@@ -285,7 +285,7 @@ def reply_to(connection: Any, call: int, kind: int, fields: Any) -> None:
     try:
         connection.reply(call, kind, fields)
     except FrameError as error:
-        connection.reply(call, Refused.KIND, (int(Code.BAD_REQUEST), str(error)))
+        connection.reply(call, Refused.KIND, (int(Code.TOO_LONG), str(error)))
 
 
 def _ignore(*_: object) -> None:

@@ -255,7 +255,7 @@ class NodeServer(Member):
 
     def on_tick(self) -> None:
         """Hints home, the periodic fsync, a snapshot when the log has grown."""
-        self._perform(self.node.on_tick(wall_ms(), self._unreachable()))
+        self._perform(self.node.on_tick(monotonic_ms(), self._unreachable()))
         now = asyncio.get_running_loop().time()
         if now - self._last_sync >= self.settings.times.sync_s and self.vault.wants_sync:
             self._sync()
