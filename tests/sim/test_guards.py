@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from dynamo_ray.core import get, lives, mint, node, put, replica, requests
+from dynamo_ray.core import get, hints, lives, mint, node, put, replica, requests
 from dynamo_ray.core import merge as merging
 from dynamo_ray.core.attempts import Attempts
 from dynamo_ray.core.messages import Code, Fetched, Merge
@@ -241,7 +241,7 @@ def handoff_not_durable(patch: Patch) -> None:
     def careless(*columns: object, durable: bool = False, **rest: object) -> Merge:
         return Merge(*columns, **rest)  # type: ignore[arg-type]
 
-    patch.setattr(replica, "Merge", careless)
+    patch.setattr(hints, "Merge", careless)
 
 
 def missed_records_forgotten(patch: Patch) -> None:
