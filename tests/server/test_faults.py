@@ -43,6 +43,7 @@ def test_an_owner_is_killed_under_load(tmp_path: Path) -> None:
             assert load.longest_gap_s < GAP_S
             back = await cluster.start_node("n1")
             assert back.vault.recovery["records"] > 0, "what it had is in its log"
+            await cluster.settled()
             await until(lambda: cluster.hints() == 0, 10)
             assert cluster.differing(all_keys(load)) == []
             await load.check(client)
