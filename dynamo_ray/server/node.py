@@ -95,8 +95,13 @@ class NodeServer(Member):
 
     def _list(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
         """A page of a partition's keys; to a peer also their states."""
-        partition, after = fields
-        held = self.node.replica.maps[partition]
+        partition, after = fields if len(fields) == 2 else (None, None)
+        maps = self.node.replica.maps
+        if type(partition) is not int or not 0 <= partition < len(maps) or type(after) is not bytes:
+            refused = Refused(Code.BAD_REQUEST, "which keys of which partition?")
+            reply_to(connection, call, Refused.KIND, to_fields(refused))
+            return
+        held = maps[partition]
         if kind == SCAN:
             page = sorted(key for key in held if key > after)[:SCAN_KEYS]
             connection.reply(call, SCANNED, (page, SCAN_KEYS))
@@ -199,9 +204,7 @@ class NodeServer(Member):
     async def _sync_in_thread(self) -> None:
         while True:
             position = self.vault.appended
-            if not await asyncio.to_thread(self.vault.sync):
-                _log.critical("an fsync failed; node %s ends, so as not to promise", self.me.hex())
-                os._exit(1)
+            await asyncio.to_thread(self.vault.sync)
             self._last_sync = asyncio.get_running_loop().time()
             self._perform(self.node.on_synced(position))
             if not self.node.wants_sync:

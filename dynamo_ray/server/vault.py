@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgpack
 
@@ -27,7 +27,7 @@ from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member
 from dynamo_ray.storage.codec import Columns, Record
 from dynamo_ray.storage.disk import RealDisk
-from dynamo_ray.storage.errors import AppendFailedError, StorageError
+from dynamo_ray.storage.errors import AppendFailedError, StorageError, SyncFailedError
 from dynamo_ray.storage.snapshot import NewSnapshot
 from dynamo_ray.storage.store import Opening, Store
 
@@ -85,6 +85,8 @@ class Vault:
         except AppendFailedError as error:
             _log.error("%s", error)
             return error
+        except SyncFailedError as error:
+            end_process(error)
         self.appended = batch[-1].position
         return None
 
@@ -93,21 +95,21 @@ class Vault:
         """True if something was appended since the last fsync."""
         return self.appended > self.synced
 
-    def sync(self) -> bool:
-        """fsync what was appended before the call; False if that failed, which is final."""
+    def sync(self) -> None:
+        """fsync what was appended before the call; a failure is final."""
         position = self.appended
         try:
             self._store.sync()
         except StorageError as error:
-            _log.critical("%s", error)
-            return False
+            end_process(error)
         self.synced = max(self.synced, position)
-        return True
 
     def new_incarnation(self, now_ms: int) -> bytes:
         """A new incarnation, fsynced (rule 2); b"" if the disk takes none now."""
         try:
             return self._store.new_incarnation(now_ms, os.urandom(8))
+        except SyncFailedError as error:
+            end_process(error)
         except StorageError as error:
             _log.error("no new incarnation: %s", error)
             return b""
@@ -205,6 +207,15 @@ def open_vault(charter: Charter, member: Member, data_dir: str, first_start: boo
         first_start,
     )
     return Vault(disk, Store.open(disk, opening), charter)
+
+
+def end_process(error: StorageError) -> NoReturn:
+    """An fsync failed: what the system dropped cannot be promised, nor found out by trying again.
+
+    The log would take nothing more; a start reads what there is, and doubts it (rule 9).
+    """
+    _log.critical("%s; the node ends, so as not to promise", error)
+    os._exit(1)
 
 
 def _boot_id() -> str:
