@@ -100,7 +100,14 @@ class AsyncClient:
         """
         options = self._options(self._r if r is None else answers("r", r), strict, timeout_s)
         batch = self._gets.get(options) or self._batch(self._gets, options)
-        state, seal, degraded = await batch.add((key_bytes(key),))
+        row = (key_bytes(key),)
+        try:
+            state, seal, degraded = await batch.add(row)
+        except AnswerTooLongError:  # together with what left in the same request
+            (result,) = await self._many([row], options, self._send_gets, self._settle_gets)
+            if isinstance(result, DynamoError):
+                raise result from None
+            state, seal, degraded = result
         return Found(state, seal, degraded, self._resolver)
 
     async def put(
