@@ -51,6 +51,15 @@ def test_the_last_of_equal_keys_wins() -> None:
     assert client.values == {b"k": [b"19"]}
 
 
+def test_a_key_waits_for_itself_across_requests() -> None:
+    """The first write of k fails once and comes late; the second must still be the last."""
+    client = Recording()
+    client.failures[b"k"] = [UnavailableError(2, 1)]
+    others = [Item(str(i).encode(), b"") for i in range(pouring.BATCH_KEYS)]
+    poured(client, Item(b"k", b"first"), *others, Item(b"k", b"last"))
+    assert client.values[b"k"] == [b"last"]
+
+
 def test_siblings_follow_the_value_that_they_stand_beside() -> None:
     client = Recording()
     poured(client, Item(b"k", b"0"), Item(b"k", b"1", True), Item(b"k", b"2", True))
