@@ -197,11 +197,10 @@ def reads_see_writes(truth: Truth) -> Iterable[str]:
     """Where R + W > N, a read of R owners sees every strict write that was acknowledged before it.
 
     A strict read is one, and a sloppy one that is not marked degraded: a stand-in's "I hold
-    nothing" never counts.
+    nothing" never counts (rule 9), nor does an owner that may have lost what it acknowledged. So
+    this holds after power losses, too, at every level.
     """
     terms = truth.history.terms
-    if terms.power_loss or (terms.crashes and terms.durability == "memory"):
-        return
     acked = [w for w in truth.history.writes if w.outcome == OK and w.strict]
     for read in truth.history.reads:
         if read.outcome != OK or read.degraded:

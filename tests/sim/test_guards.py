@@ -44,7 +44,6 @@ class Guard:
     plan: Plan
     tape: Callable[[Roles], list[Fault]]
     caught_by: tuple[str, ...]
-    assert_in_spite: bool = False
 
     def __str__(self) -> str:
         return f"rule {self.rule}: {self.name}"
@@ -437,7 +436,6 @@ GUARDS = (
         replace(STRICT, operations=20, sync_s=5.0),
         power_at_two_owners,
         ("reads_see_writes",),
-        True,
     ),
     Guard(
         "10",
@@ -487,8 +485,6 @@ def found_by(guard: Guard, seed: int) -> set[str]:
     run = Run(seed, guard.plan, ())
     run.tape = tuple(guard.tape(run.cluster.order(run.keys[0])))
     run.begin()
-    if guard.assert_in_spite:
-        run.history.terms.power_loss = False
     run.work()
     run.calm()
     return {verdict.checker for verdict in run.result().verdicts if not verdict.ok}
