@@ -205,17 +205,13 @@ async def scan_keys(connection: Connection) -> AsyncIterator[list[tuple[bytes, F
 
 
 async def _found(client: AsyncClient, keys: list[bytes]) -> list[tuple[bytes, Found]]:
-    """What the keys hold; asked in halves where the values are too large for one answer."""
-    from dynamo_ray.errors import BadRequestError, BatchError
+    """What the keys hold. Raises the first error where there are any."""
+    from dynamo_ray.errors import BatchError
 
     try:
         found = await client.get_many(keys, timeout_s=GET_S)
     except BatchError as error:
-        first = next(iter(error.failures.values()))
-        if len(keys) == 1 or not isinstance(first, BadRequestError):
-            raise first from error
-        half = len(keys) // 2
-        return await _found(client, keys[:half]) + await _found(client, keys[half:])
+        raise next(iter(error.failures.values())) from error
     return [(key, found[key]) for key in keys]
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
-from cli.bulk import _found
-from dynamo_ray.errors import BadRequestError, BatchError
 from tests.cli.conftest import Command
 from tests.server.loopback import Threaded
 
@@ -111,18 +108,6 @@ def test_large_values_are_dumped(dr: Command, fragile: Threaded, tmp_path: Path)
     assert dr("load", str(folder), "--timeout", "10").code == 0
     dumped = dr("dump", str(tmp_path / "large.parquet"), "--json")
     assert (dumped.code, dumped.json["keys"]) == (0, 20)
-
-
-def test_what_is_too_long_for_one_answer_is_asked_in_parts() -> None:
-    class Narrow:
-        async def get_many(self, keys: list[bytes], **options: object) -> dict[bytes, bytes]:
-            if len(keys) > 3:
-                raise BatchError({key: BadRequestError("the answer is too long") for key in keys})
-            return {key: key.upper() for key in keys}
-
-    keys = [bytes([letter]) for letter in b"abcdefghijk"]
-    found = asyncio.run(_found(Narrow(), keys))  # type: ignore[arg-type]
-    assert found == [(key, key.upper()) for key in keys]
 
 
 def test_a_dump_never_replaces_a_file_unasked(dr: Command, carts: Threaded, tmp_path: Path) -> None:
