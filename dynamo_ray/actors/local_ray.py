@@ -17,10 +17,9 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import ray
 
 from dynamo_ray.errors import UnavailableError
 
@@ -42,6 +41,8 @@ def start_here() -> None:
     """A local Ray that lives as long as this process is connected to it."""
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
+    import ray  # not before: Ray reads its settings when it is loaded
+
     ray.init(
         address="local",
         namespace="dynamo_ray",
@@ -73,7 +74,6 @@ def launch() -> dict[str, Any]:
         f"--temp-dir={temp_dir}",
         "--node-ip-address=127.0.0.1",
         f"--port={ports[0]}",
-        f"--ray-client-server-port={ports[1]}",
         f"--dashboard-agent-listen-port={ports[2]}",
         f"--dashboard-agent-grpc-port={ports[3]}",
         f"--runtime-env-agent-port={ports[4]}",
@@ -83,6 +83,9 @@ def launch() -> dict[str, Any]:
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         "--disable-usage-stats",
     ]
+    if find_spec("grpc") is not None:
+        # With the extra `ray[client]` Ray starts a server for it, always at the same port.
+        command.append(f"--ray-client-server-port={ports[1]}")
     begun = {"temp_dir": str(temp_dir), "token_path": str(token_path)}
     try:
         done = subprocess.run(
@@ -106,7 +109,10 @@ def launch() -> dict[str, Any]:
 
 
 def use(begun: dict[str, Any]) -> None:
-    """Let this process reach the Ray that `launch` began: its address and token."""
+    """Let this process reach the Ray that `launch` began: its address and token.
+
+    Before Ray is imported: it reads whether to send a token when it is loaded.
+    """
     os.environ.update(_settings_of(begun))
 
 
