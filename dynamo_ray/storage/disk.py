@@ -166,7 +166,6 @@ class RealDisk:
             pass
 
     def write(self, path: str, parts: Iterable[bytes]) -> None:
-        self._open.pop(path, None)
         written = 0
         try:
             with self._opened(path, os.O_WRONLY | os.O_CREAT) as fd:

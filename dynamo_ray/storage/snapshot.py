@@ -157,13 +157,8 @@ class NewSnapshot:
 
 
 def remove(disk: Disk, number: int) -> None:
-    """Remove a generation, the manifest first: what is left of it is then an unfinished one.
-
-    A failure is no loss, only room: the next snapshot tries again.
-    """
+    """Remove a generation. A failure is no loss, only room: the next snapshot tries again."""
     with suppress(StorageError):
-        disk.remove(f"{directory(number)}/{MANIFEST}")
-        disk.sync_dir(directory(number))
         for name in disk.names(directory(number)):
             disk.remove(f"{directory(number)}/{name}")
         disk.remove(directory(number))

@@ -18,7 +18,7 @@ from dynamo_ray.storage.errors import (
 )
 
 BYTES_LEFT = ("synced", "written", "half", "zeros", "garbage")
-NAMES_LEFT = ("synced", "written")
+NAMES_LEFT = ("synced", "written", "newest", "even", "odd")
 GARBAGE = bytes(range(256)) * 64
 
 
@@ -26,7 +26,7 @@ class Stopped(BaseException):
     """The process is gone; nothing that it has still to say counts."""
 
 
-@dataclass
+@dataclass(eq=False)
 class File:
     """The bytes that are read back, and the bytes that are durable."""
 
@@ -46,6 +46,13 @@ class File:
         return self.durable + (bytes(size) if how == "zeros" else GARBAGE[:size])
 
 
+class Gone:
+    """What a name stands for after it was removed."""
+
+
+GONE = Gone()
+
+
 class MemoryDisk:
     """`storage.disk.Disk`, with switches."""
 
@@ -53,6 +60,7 @@ class MemoryDisk:
         self.name = name
         self.now: dict[str, File | None] = {}  # None: a directory
         self.durable: dict[str, File | None] = {}
+        self.pending: list[dict[str, File | Gone | None]] = []  # changes of names, not synced
         self.changes = 0
         self.stop_at = -1
         self.room: int | None = None
@@ -64,20 +72,33 @@ class MemoryDisk:
     # ---- what is left of it
 
     def killed(self) -> MemoryDisk:
-        """What the next process finds: everything."""
+        """What the next process finds: everything. (All names count as durable then.)"""
         left = MemoryDisk(self.name)
         for path, file in self.now.items():
             left.now[path] = file and File(bytearray(file.content), file.durable)
-        for path, file in self.durable.items():
-            left.durable[path] = left.now.get(path) or (file and File(durable=file.durable))
+        left.durable = dict(left.now)
         return left
 
     def unplugged(self, names: str, how: str) -> MemoryDisk:
-        """What the next process finds after a power loss."""
+        """What the next process finds after a power loss.
+
+        Of the changes of names that were not synced it finds none, all, the newest or every second.
+        """
+        parts = {
+            "synced": slice(0, 0),
+            "written": slice(None),
+            "newest": slice(-1, None),
+            "even": slice(0, None, 2),
+            "odd": slice(1, None, 2),
+        }
+        found = dict(self.durable)
+        for change in self.pending[parts[names]]:
+            _apply(found, change)
         left = MemoryDisk(self.name)
-        for path, file in (self.now if names == "written" else self.durable).items():
-            kept = file and file.left(how)
-            left.now[path] = None if kept is None else File(bytearray(kept), kept)
+        for path, file in found.items():
+            if path.rpartition("/")[0] in ("", *found):
+                kept = file and file.left(how)
+                left.now[path] = None if kept is None else File(bytearray(kept), kept)
         left.durable = dict(left.now)
         return left
 
@@ -102,14 +123,18 @@ class MemoryDisk:
 
     def make_dir(self, path: str) -> None:
         self._count("make_dir", path)
-        self.now.setdefault(path, None)
+        if path not in self.now:
+            self._change({path: None})
 
     def write(self, path: str, parts: Iterable[bytes]) -> None:
         stops = self._stops("write", path)
         parent = path.rpartition("/")[0]
         if parent and parent not in self.now:
             raise WriteFailedError(path, 0, "no such directory")
-        file = self.now[path] = self.now.get(path) or File()
+        file = self.now.get(path)
+        if file is None:
+            file = File()
+            self._change({path: file})
         file.content = bytearray()
         for part in parts:
             self._add(path, file, part, stops)
@@ -138,22 +163,20 @@ class MemoryDisk:
         self._count("sync_dir", path)
         if self.refuses_to_sync:
             raise SyncFailedError(path, "input/output error")
-        inside = {one for one in {*self.now, *self.durable} if one.rpartition("/")[0] == path}
-        for one in inside:
-            if one in self.now:
-                self.durable[one] = self.now[one]
-            else:
-                del self.durable[one]
+        here = [one for one in self.pending if next(iter(one)).rpartition("/")[0] == path]
+        for change in here:
+            _apply(self.durable, change)
+            self.pending.remove(change)
 
     def rename(self, before: str, after: str) -> None:
         self._count("rename", after)
-        self._file(before)
-        self.now[after] = self.now.pop(before)
+        self._change({after: self._file(before), before: GONE})
 
     def remove(self, path: str) -> None:
         self._count("remove", path)
         assert not self.names(path) or not path, f"{path} is not empty"
-        self.now.pop(path, None)
+        if path in self.now:
+            self._change({path: GONE})
 
     def lock(self, path: str) -> None:
         if self.locked:
@@ -170,6 +193,10 @@ class MemoryDisk:
         if file is None:
             raise MissingFileError(path)
         return file
+
+    def _change(self, change: dict[str, File | Gone | None]) -> None:
+        _apply(self.now, change)
+        self.pending.append(change)
 
     def _add(self, path: str, file: File, part: bytes, stops: bool) -> None:
         if stops:
@@ -194,3 +221,11 @@ class MemoryDisk:
     def _count(self, call: str, path: str) -> None:
         if self._stops(call, path):
             raise Stopped
+
+
+def _apply(names: dict[str, File | None], change: dict[str, File | Gone | None]) -> None:
+    for path, what in change.items():
+        if isinstance(what, Gone):
+            names.pop(path, None)
+        else:
+            names[path] = what

@@ -163,6 +163,23 @@ def test_offsets_that_lead_out_of_the_message_are_refused() -> None:
             decode(bytes(forged))
 
 
+def test_offsets_that_go_back_and_batches_of_nothing_are_refused() -> None:
+    for size in (2, MANY):
+        message = encode([Record(0, b"abc", None, b"")] * size)
+        ends = message.index(struct.pack("<3i", 0, 3, 6))
+        forged = bytearray(message)
+        struct.pack_into("<3i", forged, ends, 0, 6, 3)
+        if size > 2:
+            struct.pack_into("<i", forged, ends + 8, 3)
+        else:
+            struct.pack_into("<3i", forged, ends, 0, 7, 6)
+        with pytest.raises(MalformedBatchError):
+            decode(bytes(forged))
+    nothing = codec._head(0, 0, 0, 0, 0, 0)
+    with pytest.raises(MalformedBatchError):
+        decode(nothing + bytes(struct.unpack_from("<q", nothing, 40)[0]))
+
+
 def test_another_schema_a_compressed_batch_and_noise_are_refused() -> None:
     batch = pa.ipc.read_record_batch(pa.py_buffer(MESSAGE), SCHEMA)
     fewer = batch.select(["partition", "key", "state"]).serialize().to_pybytes()

@@ -187,6 +187,17 @@ def test_what_is_no_identity_is_refused(content: bytes) -> None:
         Store.open(disk, opening())
 
 
+@pytest.mark.parametrize(
+    "change", [{"partitions": "8"}, {"created_ms": 1.5}, {"doubted": [1, 1]}, {"more": 1}]
+)
+def test_an_identity_with_other_fields_is_refused(change: dict[str, object]) -> None:
+    disk = MemoryDisk()
+    used(disk)
+    disk.write("IDENTITY", [seal({**unseal(disk.read("IDENTITY")), **change})])
+    with pytest.raises(DamagedIdentityError, match="fields"):
+        Store.open(disk, opening())
+
+
 def test_an_identity_that_is_gone_is_not_replaced_by_a_new_one() -> None:
     disk = MemoryDisk()
     used(disk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,7 +28,7 @@ from dynamo_ray.storage.snapshot import (
     read_partition,
 )
 from dynamo_ray.storage.store import Store
-from tests.storage.disks import MemoryDisk, Stopped
+from tests.storage.disks import NAMES_LEFT, MemoryDisk, Stopped
 from tests.storage.stores import (
     OWNER,
     PARTITIONS,
@@ -132,6 +133,23 @@ def test_a_large_partition_is_written_in_bounded_batches(monkeypatch: pytest.Mon
     content = disk.read(file_path(1, 0))
     assert pa.ipc.open_file(content).num_record_batches > 8
     assert read_arrow(content) == Columns(*map(list, columns_of(records)))
+
+
+@pytest.mark.parametrize("names", NAMES_LEFT)
+def test_a_log_that_was_cut_is_never_gone_before_its_snapshot_is_there(names: str) -> None:
+    for stop in range(1, 40):
+        disk = MemoryDisk()
+        store = started(disk, segment_bytes=500, durability="synced")
+        for n in range(5):
+            store.append([record(n)])
+        store.sync()
+        disk.stop_at = stop
+        with suppress(Stopped):
+            taken(store, [record(n) for n in range(5)])
+        left = disk.unplugged(names, "synced")
+        found = looked_at(left, boot_id="boot 2", durability="synced")
+        assert held(found) == replayed(record(n) for n in range(5)), stop
+        assert found.complete, found.notes
 
 
 def test_a_second_snapshot_replaces_the_first_once_it_is_durable() -> None:
@@ -414,6 +432,15 @@ def test_only_our_schema_uncompressed_is_read() -> None:
     ):
         with pytest.raises(MalformedBatchError):
             read_arrow(content)
+
+
+def test_a_null_where_none_may_be_is_refused() -> None:
+    batch = snapshots._batch(RECORDS[:1])
+    none, missing = pa.array([None], pa.binary()), pa.array([None], pa.uint32())
+    partition, key, state, hints = batch.columns
+    for columns in ([partition, none, state, hints], [missing, key, state, hints]):
+        with pytest.raises(MalformedBatchError):
+            read_arrow(arrow_file([pa.RecordBatch.from_arrays(columns, schema=SCHEMA)]))
 
 
 def test_a_small_file_that_would_inflate_to_a_gigabyte_is_not_inflated() -> None:

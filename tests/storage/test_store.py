@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_ray.sim.disk import SimulatedDisk
-from dynamo_ray.storage.codec import Record, columns_of
+from dynamo_ray.storage.codec import Record, columns_of, encode
 from dynamo_ray.storage.disk import Disk, RealDisk
-from dynamo_ray.storage.frames import SEGMENT_BYTES
+from dynamo_ray.storage.frames import SEGMENT_BYTES, frame
 from dynamo_ray.storage.recovery import Recovery
 from dynamo_ray.storage.store import Store
 from tests.storage.disks import MemoryDisk
 from tests.storage.stores import (
+    OWNER,
     PARTITIONS,
     held,
     looked_at,
@@ -181,6 +182,20 @@ def test_a_snapshot_that_is_newer_than_its_position_adds_nothing_to_what_is_told
     assert told == [(b"k", one, following) for one, following in pairwise(states)]
 
 
+def test_what_only_the_snapshot_has_of_the_lost_end_of_the_log_is_told_too() -> None:
+    disk = MemoryDisk()
+    store = started(disk)
+    store.append([Record(0, b"k", b"one", b"")])
+    taking = store.begin_snapshot()
+    store.append([Record(0, b"k", b"two", b"")])
+    taking.write(0, [Record(0, b"k", b"two", b"")])
+    taking.finish()
+    told: list[tuple[bytes, bytes, bytes | None]] = []
+    found = told_by(disk.unplugged("synced", "synced"), told)
+    assert found.frames == 0 and found.maps[0] == {b"k": b"two"}
+    assert told == [(b"k", b"one", b"two")]
+
+
 def test_a_snapshot_that_is_newer_than_its_position_ends_in_the_newest_state() -> None:
     disk = MemoryDisk()
     store = started(disk)
@@ -263,6 +278,27 @@ def test_doubt_outlives_a_clean_end() -> None:
     disk = disk.killed()
     started(disk, boot_id="boot 2").close()
     assert looked_at(disk, boot_id="boot 2").doubted == EVERY
+
+
+def test_a_clean_end_is_durable() -> None:
+    disk = MemoryDisk()
+    store = started(disk)
+    store.append([record(0)])
+    store.close()
+    found = looked_at(disk.unplugged("synced", "synced"), boot_id="boot 2")
+    assert found.complete and held(found) == replayed([record(0)])
+
+
+def test_a_clean_end_in_the_middle_proves_nothing() -> None:
+    disk = MemoryDisk()
+    store = started(disk)
+    store.append([record(0)])
+    store.close()
+    path = "log-0000000000000001.dynr"
+    end = disk.size(path)
+    disk.append(path, frame(OWNER.seed, 1, end, 3, [1], encode([record(1)])))
+    found = looked_at(disk, boot_id="boot 2")
+    assert found.frames == 2 and not found.complete
 
 
 def test_a_clean_end_is_void_as_soon_as_something_was_appended_after_it() -> None:
