@@ -140,12 +140,18 @@ class Loopback:
         """As SIGSTOP: its sockets stay open, and nothing that arrives there is heeded."""
         for transport in self._transports(name):
             transport.pause_reading()
+        listener = (self.nodes.get(name) or self.coordinators[name]).listener
+        if listener is not None:
+            vars(listener)["bear"] = _ignore_stranger
 
     def wake(self, name: str) -> None:
         """As SIGCONT: what has arrived meanwhile is heeded now."""
         for transport in self._transports(name):
             if not transport.is_closing():
                 transport.resume_reading()
+        listener = (self.nodes.get(name) or self.coordinators[name]).listener
+        if listener is not None:
+            vars(listener).pop("bear", None)
 
     def _transports(self, name: str) -> list[Any]:
         server = self.nodes.get(name) or self.coordinators[name]
@@ -191,6 +197,11 @@ class Loopback:
         names = {member.node: member.name for member in self.charter.members}
         partition = partition_of(key, self.charter.settings.partitions)
         return [names[node] for node in ring.owners(partition)]
+
+
+def _ignore_stranger(stranger: Any) -> None:
+    """Taken in by the kernel, and not met. Its transport begins to read when this has returned."""
+    asyncio.get_running_loop().call_soon(stranger.transport.pause_reading)
 
 
 async def _cut(server: Any) -> None:
