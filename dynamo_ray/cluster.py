@@ -12,11 +12,12 @@ import json
 import os
 import secrets as random_secrets
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dynamo_ray.blocking import Client
+from dynamo_ray.client import AsyncClient
 from dynamo_ray.config import Profile, check_name, home, remove_profile, save_profile
 from dynamo_ray.connecting import Way, client_of, credentials_of, open_async
 from dynamo_ray.core.charter import Charter, CharterError, charter_from
@@ -174,19 +175,24 @@ def status(addresses: Sequence[str], token: str) -> Status:
 
 def scan(addresses: Sequence[str], token: str) -> Iterator[list[bytes]]:
     """Pages of all keys of the cluster at these addresses; needs no Ray."""
-    loop = asyncio.new_event_loop()
     way = Way(address=",".join(addresses), token=token)
-    client = loop.run_until_complete(open_async(way))
-    pages = scan_keys(client, credentials_of(token))
-    try:
-        while True:
-            try:
-                yield loop.run_until_complete(anext(pages))
-            except StopAsyncIteration:
-                return
-    finally:
-        loop.run_until_complete(client.close(0))
-        loop.close()
+    with asyncio.Runner() as runner:  # ends what is left in its loop, also for who stops half-way
+        client = runner.run(open_async(way))
+        pages = scan_keys(client, credentials_of(token))
+        try:
+            while (page := runner.run(_next(pages))) is not None:
+                yield page
+        finally:
+            runner.run(_end_scan(pages, client))
+
+
+async def _next(pages: AsyncIterator[list[bytes]]) -> list[bytes] | None:
+    return await anext(pages, None)
+
+
+async def _end_scan(pages: AsyncGenerator[list[bytes], None], client: AsyncClient) -> None:
+    await pages.aclose()
+    await client.close(0)
 
 
 def client_at(addresses: Sequence[str], token: str, **defaults: Any) -> Client:

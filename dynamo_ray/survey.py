@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -129,7 +129,7 @@ async def _ask(fact: Fact, credentials: Credentials) -> dict[str, Any] | None:
         connection.close()
 
 
-async def scan(client: AsyncClient, credentials: Credentials) -> AsyncIterator[list[bytes]]:
+async def scan(client: AsyncClient, credentials: Credentials) -> AsyncGenerator[list[bytes], None]:
     """Pages of the cluster's keys, partition by partition, each key once.
 
     Every owner of a partition that answers is asked, so a key that only one owner knows is found.
