@@ -294,6 +294,9 @@ class _Asking:
         if failure is Failure.OVERLOADED:
             refused = Refused(Code.OVERLOADED, "too much waits to be sent to the coordinator")
             self._perform(self._machine.on_reply(refused))
+        elif failure is Failure.TOO_LONG:
+            refused = Refused(Code.BAD_REQUEST, "the request is longer than a frame may be")
+            self._perform(self._machine.on_reply(refused))
         else:
             self._perform(self._machine.on_failure(failure.maybe_received))
 

@@ -57,7 +57,16 @@ LAYERS: dict[str, set[str]] = {
     "dynamo_ray": {"client", "blocking", "connecting", "cluster", "survey", "config", "codecs"}
     | {"found", "resolvers"}
     | BASE,
-    "cli": {"dynamo_ray", "launching", "client", "blocking", "connecting", "cluster", "survey", "config"}
+    "cli": {
+        "dynamo_ray",
+        "launching",
+        "client",
+        "blocking",
+        "connecting",
+        "cluster",
+        "survey",
+        "config",
+    }
     | {"codecs", "found", "resolvers", "sim"}
     | BASE,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import threading
 import traceback
@@ -35,6 +36,9 @@ class Hosted:
     async def _start(self, opener: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         try:
             self.server = await opener()
+            # What recovery made lives long: the collector need not look at it again and again.
+            gc.freeze()
+            gc.set_threshold(50_000, 20, 50)
         except Exception as error:
             self.problem = f"{type(error).__name__}: {error}"
             traceback.print_exc()

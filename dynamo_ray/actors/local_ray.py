@@ -6,6 +6,7 @@ on the same machine; and only what was begun here is ended, by pid.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import secrets
@@ -43,6 +44,8 @@ def start_here() -> None:
         os.environ.setdefault(name, value)
     import ray  # not before: Ray reads its settings when it is loaded
 
+    temp_dir = tempfile.mkdtemp(prefix="dr", dir="/tmp")
+    atexit.register(_end_here, temp_dir)
     ray.init(
         address="local",
         namespace="dynamo_ray",
@@ -51,8 +54,15 @@ def start_here() -> None:
         object_store_memory=OBJECT_STORE_BYTES,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _temp_dir=tempfile.mkdtemp(prefix="dr", dir="/tmp"),
+        _temp_dir=temp_dir,
     )
+
+
+def _end_here(temp_dir: str) -> None:
+    import ray
+
+    ray.shutdown()
+    shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 def launch() -> dict[str, Any]:
@@ -88,6 +98,18 @@ def launch() -> dict[str, Any]:
         command.append(f"--ray-client-server-port={ports[1]}")
     begun = {"temp_dir": str(temp_dir), "token_path": str(token_path)}
     try:
+        _run(command, begun)
+    except BaseException:
+        end(begun)
+        raise
+    # Ray may have taken the machine's own address instead of the loopback one: ask it.
+    address = (temp_dir / "ray_current_cluster").read_text().strip()
+    return {**begun, "address": address, "pids": sorted(_pids_of(begun["temp_dir"]))}
+
+
+def _run(command: list[str], begun: dict[str, Any]) -> None:
+    """Run `ray start`, in a session of its own: an interrupt here is not one for Ray."""
+    try:
         done = subprocess.run(
             command,
             env=_environment(begun),
@@ -95,17 +117,13 @@ def launch() -> dict[str, Any]:
             text=True,
             timeout=START_S,
             check=False,
+            start_new_session=True,
         )
     except subprocess.TimeoutExpired as error:
-        end(begun)
         raise UnavailableError(1, 0, f"Ray did not start within {START_S:g} s") from error
     if done.returncode:
-        end(begun)
         said = (done.stderr or done.stdout).strip().splitlines()
         raise UnavailableError(1, 0, f"Ray did not start: {said[-1] if said else 'no reason'}")
-    # Ray may have taken the machine's own address instead of the loopback one: ask it.
-    address = (temp_dir / "ray_current_cluster").read_text().strip()
-    return {**begun, "address": address, "pids": sorted(_pids_of(begun["temp_dir"]))}
 
 
 def use(begun: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from dynamo_ray.core.replica import NOT_READY, Replica
 from dynamo_ray.core.ring import Member as RingMember
 from dynamo_ray.server.member import Member, monotonic_ms, reply_to, wall_ms
 from dynamo_ray.server.proving import prove
-from dynamo_ray.server.vault import Vault, open_vault, records_of
+from dynamo_ray.server.vault import Vault, bytes_about, open_vault, records_of
 from dynamo_ray.storage.errors import AppendFailedError, StorageError
 from dynamo_ray.wire.errors import Failure, PortInUseError
 from dynamo_ray.wire.handshake import Identity
@@ -39,6 +39,7 @@ INLINE_BYTES = 1024 * 1024
 DELIVERY_S = 5.0
 RENEW_EVERY_S = 1.0
 SYNC_POLL_S = 0.01
+LOG_POLL_S = 0.001
 _NODE_KINDS = (Mint.KIND, Merge.KIND, Fetch.KIND)
 _log = logging.getLogger("dynamo_ray.server")
 
@@ -166,7 +167,7 @@ class NodeServer(Member):
         if self._appending or not self._appends:
             return
         batch, self._appends = self._appends, []
-        if _bytes_of(batch) <= INLINE_BYTES:
+        if _bytes_of(batch) <= INLINE_BYTES and not self.vault.starts_segment:
             self._on_append(batch, self.vault.append(batch))
         else:
             self._appending = True
@@ -219,7 +220,8 @@ class NodeServer(Member):
 
     async def _renewed(self) -> None:
         while True:
-            incarnation = await asyncio.to_thread(self.vault.new_incarnation, wall_ms())
+            await self._log_is_free()
+            incarnation = await self._exclusively(self.vault.new_incarnation, wall_ms())
             if incarnation:
                 break
             await asyncio.sleep(RENEW_EVERY_S)
@@ -265,7 +267,7 @@ class NodeServer(Member):
         if self.node.replica.doubted and not self._proving:
             self._proving = True
             self.spawn(prove(self))
-        if self.vault.wants_snapshot and not self._snapshotting:
+        if not self._snapshotting and self.vault.wants_snapshot(self.node.replica.maps):
             self.spawn(self.snapshot())
 
     async def snapshot(self) -> None:
@@ -278,11 +280,15 @@ class NodeServer(Member):
         try:
             await self._log_is_free()
             taking = await self._exclusively(self.vault.begin_snapshot)
-            for partition in range(self.ring.partitions):
-                records = records_of(self.node.replica, partition)
-                await asyncio.to_thread(taking.write, partition, records)
-            await self._log_is_free()
-            await asyncio.to_thread(taking.finish)
+            try:
+                for partition in range(self.ring.partitions):
+                    records = records_of(self.node.replica, partition)
+                    await asyncio.to_thread(taking.write, partition, records)
+                await self._log_is_free()
+                await asyncio.to_thread(taking.finish)
+            except BaseException:
+                taking.abandon()
+                raise
             await self._log_is_free()
             await self._exclusively(self.vault.cut_log)
         except StorageError as error:
@@ -292,7 +298,7 @@ class NodeServer(Member):
 
     async def _log_is_free(self) -> None:
         while self._appending or self._appends:
-            await asyncio.sleep(0)
+            await asyncio.sleep(LOG_POLL_S)
 
     def on_view(self) -> None:
         """Remember where everybody is, for the next start."""
@@ -311,6 +317,7 @@ class NodeServer(Member):
             "pid": os.getpid(),
             "incarnation": self.incarnation.hex(),
             "keys": sum(map(len, replica.maps)),
+            "bytes": bytes_about(replica.maps),
             "doubted": len(replica.doubted),
             "hints": {self._name(o): replica.hints.count_for(o) for o in replica.hints.owners()},
             "log_bytes": self.vault.log_bytes,

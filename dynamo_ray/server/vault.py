@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +35,7 @@ from dynamo_ray.storage.store import Opening, Store
 VIEW_FILE = "VIEW"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SNAPSHOT_BYTES = 64 * 1024 * 1024
+SAMPLE_A_PARTITION = 8
 _log = logging.getLogger("dynamo_ray.server")
 
 
@@ -56,6 +58,7 @@ class Vault:
             "suspect": found.suspect,
             "notes": found.notes[:20],
         }
+        self._was_damaged = found.suspect or bool(found.quarantined)
         self.appended = 0
         self.synced = 0
         self._disk = disk
@@ -121,11 +124,22 @@ class Vault:
 
     # ---- snapshots
 
-    @property
-    def wants_snapshot(self) -> bool:
-        """True if the log has grown enough that a snapshot is worth its while."""
+    def wants_snapshot(self, maps: list[dict[bytes, bytes]]) -> bool:
+        """True if the log has grown enough that a snapshot is worth its while, or was damaged.
+
+        As long as what is held, at least: so no more is written for snapshots than for the log.
+        """
         self._mark()
-        return self._store.bytes_since_snapshot > SNAPSHOT_BYTES
+        grown = self._store.bytes_since_snapshot
+        if self._was_damaged:
+            self._was_damaged = False
+            return True
+        return grown > SNAPSHOT_BYTES and grown > bytes_about(maps)
+
+    @property
+    def starts_segment(self) -> bool:
+        """True if the next append begins a new file, with fsyncs: not for the loop."""
+        return self._store.starts_segment
 
     def begin_snapshot(self) -> NewSnapshot:
         """Rotate the log and begin; not beside an append. Raises StorageError."""
@@ -182,6 +196,12 @@ class Vault:
 
     def _remember(self, key: bytes, before: bytes, after: bytes | None) -> None:
         self.puts.remember(replaced(before, after))
+
+
+def bytes_about(maps: list[dict[bytes, bytes]]) -> int:
+    """About how many bytes of states there are, from a few of each partition: it must be quick."""
+    sizes = [len(state) for of in maps for state in islice(of.values(), SAMPLE_A_PARTITION)]
+    return sum(sizes) * sum(map(len, maps)) // max(1, len(sizes))
 
 
 def records_of(replica: Replica, partition: int) -> list[Record]:
