@@ -50,6 +50,7 @@ class StorageNode(Peer):
         self.history: History
         self.peers: dict[bytes, Peer] = {}
         self.logged: dict[bytes, bytes] = {}
+        self.lost_power_at = -1
         self.synced: dict[bytes, bytes] = {}
         self._chance = world.stream("disk")
 
@@ -84,6 +85,8 @@ class StorageNode(Peer):
     def stop(self, power_loss: bool = False) -> None:
         """The process ends at once."""
         self.end_run()
+        if power_loss:
+            self.lost_power_at = self.world.now
         self.journal.crash(power_loss)
         if power_loss or self.takes_snapshots:
             self.history.forget_what(self.name)
