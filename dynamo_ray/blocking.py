@@ -109,12 +109,15 @@ class _Shared:
 class Client:
     """A client of one cluster. Make it with `connect`; see AsyncClient for each operation."""
 
-    def __init__(self, opener: Opener, restore: tuple[Any, ...] | None = None) -> None:
+    def __init__(
+        self, opener: Opener, restore: tuple[Any, ...] | None = None, lazily: bool = False
+    ) -> None:
         self._opener = opener
         self._restore = restore
         self._options: dict[str, Any] = {}
         self._shared = _Shared()
-        self._inside()
+        if not lazily:
+            self._inside()
 
     # ---- operations
 

@@ -33,7 +33,7 @@ from dynamo_ray.errors import (
 from dynamo_ray.survey import Status
 from dynamo_ray.survey import scan as scan_keys
 from dynamo_ray.survey import status as survey_status
-from dynamo_ray.wire.keys import SECRET_BYTES, client_token
+from dynamo_ray.wire.keys import SECRET_BYTES
 
 CHARTER_FILE = "CLUSTER.json"
 
@@ -145,8 +145,15 @@ def start(
         return attach(name)
     folder = Path(data_dir) if data_dir is not None else home() / "data" / name
     members = _members(nodes, zones, weights)
+    is_new = not (folder / CHARTER_FILE).exists()
     charter, secrets = _found(folder, Charter(os.urandom(16), name, settings, members))
-    cluster = _launch(charter, secrets, folder, host, coordinators)
+    founding = {
+        "charter": charter.to_dict(),
+        "secrets": secrets,
+        "view": [],
+        "first_start": is_new,
+    }
+    cluster = _launch(charter, founding, folder, host, coordinators)
     cluster._owns_ray = owns_ray
     return cluster
 
@@ -281,12 +288,11 @@ def _existing(path: Path, name: str) -> tuple[Charter, list[bytes]]:
 
 
 def _launch(
-    charter: Charter, secrets: list[bytes], folder: Path, host: str, coordinators: int
+    charter: Charter, founding: dict[str, Any], folder: Path, host: str, coordinators: int
 ) -> Cluster:
     from dynamo_ray.actors import fleet
 
     name = charter.name
-    founding = {"charter": charter.to_dict(), "secrets": secrets, "view": []}
     handles: list[Any] = []
     try:
         nodes = {
@@ -298,8 +304,7 @@ def _launch(
         handles += nodes.values()
         described = fleet.wait_until_up(nodes)
         rows = [row for one in described.values() for row in one["view"]]
-        for handle in nodes.values():
-            handle.learn.remote(rows)
+        fleet.teach(list(nodes.values()), rows)
         founding = {**founding, "view": rows}
         pool = {
             one: fleet.create(name, fleet.COORDINATOR, one, founding, one, host)
@@ -307,12 +312,13 @@ def _launch(
         }
         handles += pool.values()
         described |= fleet.wait_until_up(pool)
+        rows = [row for one in described.values() for row in one["view"]]
+        fleet.teach(handles, rows)
     except BaseException:
         fleet.stop(handles)
         raise
-    view = view_from([row for one in described.values() for row in one["view"]])
-    place = fleet.Place(charter, view, secrets)
-    cluster = Cluster(charter, place.addresses, client_token(secrets[0]), str(folder))
+    place = fleet.Place(charter, view_from(rows), founding["secrets"])
+    cluster = Cluster(charter, place.addresses, place.token, str(folder))
     _write_profile(cluster)
     return cluster
 

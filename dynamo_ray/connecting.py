@@ -72,15 +72,18 @@ async def connect_async(
     return await open_async(_way(name, address, token, resolver, coordination, transport, defaults))
 
 
-def client_of(way: Way) -> Client:
-    """The synchronous client for a way; also how a pickled client comes back."""
-    return Client(lambda: open_async(way), restore=(client_of, (way,)))
+def client_of(way: Way, lazily: bool = False) -> Client:
+    """The synchronous client for a way. A pickled one comes back `lazily`: it connects when used.
+
+    Ray holds a lock while it unpickles, and a name is looked up by a Ray call that needs it.
+    """
+    return Client(lambda: open_async(way), restore=(client_of, (way, True)), lazily=lazily)
 
 
 async def open_async(way: Way) -> AsyncClient:
     """Open a session for the way, and a client on it."""
     session = await _session(way)
-    client = AsyncClient(session, way.resolver)
+    client = AsyncClient(session, way.resolver).with_options(timeout_s=session.timeout_s)
     return client.with_options(**dict(way.defaults)) if way.defaults else client
 
 
@@ -89,7 +92,7 @@ def credentials_of(token: str) -> Credentials:
     try:
         return client_credentials(token)
     except TokenError as error:
-        raise AuthenticationError(f"{error}; give the token that `start` printed") from error
+        raise AuthenticationError(f"{error}; give the cluster's token (Cluster.token)") from error
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -112,7 +115,9 @@ def _way(
     if (name is None) == (address is None):
         raise BadRequestError("connect needs either a cluster's name or address=...")
     if address is not None and token is None:
-        raise AuthenticationError("connect(address=...) needs token=..., which `start` printed")
+        raise AuthenticationError(
+            "connect(address=...) needs token=..., the cluster's (Cluster.token)"
+        )
     if coordination not in ("server", "client") or transport not in ("wire", "ray"):
         raise BadRequestError("coordination is server or client, transport is wire or ray")
     if address is not None and (coordination, transport) != ("server", "wire"):

@@ -78,6 +78,12 @@ class Session:
         self._lost = asyncio.Event()
         self._refreshing: asyncio.Task[None] | None = None
 
+    @property
+    def timeout_s(self) -> float:
+        """How long the cluster's clients wait unless they say otherwise."""
+        times = self.charter.get("settings", {}).get("times", {})
+        return float(times.get("timeout_s", 2.0))
+
     async def open(self, timeout_s: float) -> None:
         """Reach any member and learn the view.
 

@@ -119,6 +119,12 @@ def wait_until_up(handles: dict[str, Any], timeout_s: float = START_S) -> dict[s
     return described
 
 
+def teach(handles: list[Any], rows: list[Any]) -> None:
+    """Give members the facts that others told; what they learn they tell the nodes."""
+    told = [handle.learn.remote(rows) for handle in handles]
+    ray.wait(told, num_returns=len(told), timeout=ASK_S)
+
+
 def stop(handles: list[Any]) -> None:
     """Close the members in order, then end their actors for good; bounded in time."""
     closing = [handle.stop.remote() for handle in handles]

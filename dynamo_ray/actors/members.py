@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import ray
+
 from dynamo_ray.actors.hosting import Hosted
 from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.membership import View, view_from
@@ -48,6 +50,14 @@ class MemberActor:
         rows = described.get("view", self.founding["view"])
         return {"charter": self.founding["charter"], "secrets": self.secrets, "view": rows}
 
+    def learn(self, rows: list[Any]) -> None:
+        """Merge a view that came by Ray."""
+
+        async def learn() -> None:
+            self.hosted.server.learn(view_from(rows))
+
+        self.hosted.run(learn())
+
     def pid(self) -> int:
         """The actor's own process, for drills."""
         return os.getpid()
@@ -69,20 +79,23 @@ class NodeActor(MemberActor):
     async def _open(self) -> Member:
         member = self.charter.member(self.name)
         return await open_node(
-            self.charter, self.secrets, member, self.data_dir, self.host, self._view()
+            self.charter,
+            self.secrets,
+            member,
+            self.data_dir,
+            self.host,
+            self._view(),
+            self._is_first_start(),
         )
+
+    def _is_first_start(self) -> bool:
+        """True where an empty directory is no lost disk: at the founding, before any restart."""
+        context = ray.get_runtime_context()
+        return bool(self.founding["first_start"]) and not context.was_current_actor_reconstructed
 
     def handle(self, request: bytes) -> bytes:
         """The Ray door of a storage node."""
         return self.hosted.handle(request, PEER)
-
-    def learn(self, rows: list[Any]) -> None:
-        """Merge a view that came by Ray."""
-
-        async def learn() -> None:
-            self.hosted.server.learn(view_from(rows))
-
-        self.hosted.run(learn())
 
 
 class CoordinatorActor(MemberActor):

@@ -115,6 +115,8 @@ async def open_coordinator(
     me, incarnation = os.urandom(8), wall_ms().to_bytes(6, "big") + os.urandom(8)
     server = CoordinatorServer(charter, secrets, me, view)
     identity = Identity(charter.cluster_id, me, incarnation)
+    # A node that is not reached yet looks like one that is away: a retry would be minted elsewhere.
+    await server.reach_nodes(charter.settings.times.suspect_s)
     host, port = await server.open(host, port, identity)
     server.join(Fact(incarnation, me, COORDINATOR_ROLE, name, host, port))
     return server

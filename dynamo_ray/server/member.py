@@ -30,6 +30,7 @@ from dynamo_ray.wire.options import Options
 from dynamo_ray.wire.peers import Hooks, Peer
 
 GOSSIP_EVERY_S = 1.0
+REACH_POLL_S = 0.005
 
 _log = logging.getLogger("dynamo_ray.server")
 
@@ -129,7 +130,18 @@ class Member:
         self.fact = fact
         self.view = self.view.with_facts([fact])
         self._follow_view()
+        self._tell_all()
         self.spawn(self._ticking())
+
+    async def reach_nodes(self, timeout_s: float) -> None:
+        """Connect to the nodes; wait, at most so long, until every one of them is reached."""
+        self._follow_view()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while loop.time() < deadline:
+            if all(peer.connected for peer in self.peers.values()):
+                break
+            await asyncio.sleep(REACH_POLL_S)
 
     def start_without_door(self) -> None:
         """Connect to the nodes and tick, listening to nobody (client-driven coordination)."""
