@@ -2,7 +2,7 @@
 
 Each writer owns its keys, so that it knows what may be in them: after every acknowledged put the
 value of that put or of a later one, and never more than one. It puts with the context of its last
-put, as a careful program does; then a put that was made twice would show as a sibling.
+put, as a careful program does; then a put that was made twice shows as a sibling, in `doubled`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Load:
         self.acknowledged: dict[str, int] = {}
         self.tried: dict[str, int] = {}
         self.errors: list[DynamoError] = []
+        self.doubled: list[str] = []
         self.done: Counter[str] = Counter()
         self.longest_gap_s = 0.0
         self._contexts: dict[str, bytes] = {}
@@ -59,6 +60,8 @@ class Load:
                 found = await self.client.get(key)
                 self._ended("get")
                 self._contexts[key] = found.context
+                if len(found.siblings) > 1:
+                    self.doubled.append(key)
             except DynamoError as error:
                 self.errors.append(error)
 

@@ -199,6 +199,10 @@ class Loopback:
         return [names[node] for node in ring.owners(partition)]
 
 
+def _do_nothing(effects: Any) -> None:
+    """What a killed server makes of anything."""
+
+
 def _ignore_stranger(stranger: Any) -> None:
     """Taken in by the kernel, and not met. Its transport begins to read when this has returned."""
     asyncio.get_running_loop().call_soon(stranger.transport.pause_reading)
@@ -206,6 +210,7 @@ def _ignore_stranger(stranger: Any) -> None:
 
 async def _cut(server: Any) -> None:
     server._closing = True
+    server._perform = _do_nothing  # a dead process does not notice that its connections close
     for task in tuple(server._tasks):
         task.cancel()
     for peer in server.peers.values():

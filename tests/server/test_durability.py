@@ -114,6 +114,37 @@ def test_written_syncs_soon_by_itself(tmp_path: Path) -> None:
     run(story())
 
 
+def test_a_hint_is_kept_until_its_owner_has_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 8: before anyone gives up a copy, it is durable elsewhere, whatever the level."""
+
+    async def story() -> None:
+        async with Loopback(tmp_path) as cluster:
+            client = await cluster.connect()
+            await cluster.kill_node("n1")
+            await client.put_many({f"key:{i}": b"x" for i in range(50)})
+            await until(lambda: cluster.hints() > 0)
+            kept = cluster.hints()
+            owner = await cluster.start_node("n1")
+            gate, begun, real = threading.Event(), threading.Event(), owner.vault.sync
+
+            def slow() -> None:
+                begun.set()
+                assert gate.wait(10)
+                real()
+
+            monkeypatch.setattr(owner.vault, "sync", slow)
+            await until(begun.is_set)
+            await until(lambda: sum(map(len, owner.node.replica.maps)) >= kept)
+            await asyncio.sleep(0.3)
+            assert cluster.hints() == kept, "delivered, and not yet durable"
+            gate.set()
+            await until(lambda: cluster.hints() == 0)
+
+    run(story())
+
+
 def test_memory_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         async with Loopback(tmp_path, settings=one_node("memory"), **ONE) as cluster:

@@ -126,6 +126,7 @@ def test_coordinators_are_killed_in_the_middle_of_requests(tmp_path: Path) -> No
                     await cluster.start_coordinator(name)
                     await until(lambda: are_connected(client))
             assert load.errors == []
+            assert load.doubled == []
             await load.check(client)
 
     run(story())
