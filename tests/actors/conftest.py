@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import dynamo_ray
-from tests.client.contract import LIMITS
+
+pytest.register_assert_rewrite("tests.client.contract")
 
 NAME = "real"
 
@@ -44,5 +45,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cluster(ray_here: str, data_dir: Path) -> Iterator[dynamo_ray.Cluster]:
+    from tests.client.contract import LIMITS
+
     with dynamo_ray.start(NAME, nodes=5, data_dir=data_dir, limits=LIMITS) as started:
         yield started
