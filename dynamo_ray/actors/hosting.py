@@ -19,7 +19,10 @@ from typing import Any
 import msgpack
 import uvloop
 
+from dynamo_ray.core.messages import Code, Refused
+
 DOOR_S = 60.0
+AGAIN_S = 1.0
 
 
 class Hosted:
@@ -31,21 +34,33 @@ class Hosted:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="server", daemon=True)
         self._thread.start()
-        self._started = asyncio.run_coroutine_threadsafe(self._start(opener), self._loop)
+        self._tried: concurrent.futures.Future[None] = concurrent.futures.Future()
+        asyncio.run_coroutine_threadsafe(self._start(opener), self._loop)
 
     async def _start(self, opener: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Open the server; again and again, because what is in the way may go (a full disk)."""
+        while not await self._open(opener):
+            await asyncio.sleep(AGAIN_S)
+
+    async def _open(self, opener: Callable[[], Coroutine[Any, Any, Any]]) -> bool:
         try:
             self.server = await opener()
+            self.problem = ""
             # What recovery made lives long: the collector need not look at it again and again.
             gc.freeze()
             gc.set_threshold(50_000, 20, 50)
         except Exception as error:
-            self.problem = f"{type(error).__name__}: {error}"
-            traceback.print_exc()
+            problem = f"{type(error).__name__}: {error}"
+            if problem != self.problem:
+                self.problem = problem
+                traceback.print_exc()
+        if not self._tried.done():
+            self._tried.set_result(None)
+        return self.server is not None
 
     def describe(self, wait_s: float) -> dict[str, Any]:
-        """What the server knows of itself; while it starts, that."""
-        concurrent.futures.wait([self._started], timeout=wait_s)
+        """What the server knows of itself; until it has started, how that goes."""
+        concurrent.futures.wait([self._tried], timeout=wait_s)
         if self.problem:
             return {"state": "failed", "problem": self.problem, "pid": os.getpid()}
         if self.server is None:
@@ -67,6 +82,9 @@ class Hosted:
         return ended.result(DOOR_S)
 
     def _hand_over(self, caller: _Caller, call: int, kind: int, fields: list[Any]) -> None:
+        if self.server is None:
+            caller.reply(call, Refused.KIND, (int(Code.NOT_READY), "the member is starting"))
+            return
         try:
             self.server.handle(caller, call, kind, fields)
         except Exception as error:
