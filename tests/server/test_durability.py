@@ -287,7 +287,7 @@ def test_a_snapshot_while_serving(tmp_path: Path) -> None:
     """Writes go on meanwhile; a start from the snapshot and the log finds all of them."""
 
     async def story() -> None:
-        settings = Settings(partitions=16)  # each is a file with an fsync of its own
+        settings = Settings(partitions=4)  # each is a file with an fsync of its own
         async with Loopback(tmp_path, nodes=3, settings=settings) as cluster:
             client = await cluster.connect()
             await client.put_many({f"old:{i}": b"x" for i in range(500)})

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dynamo_ray import cluster as clusters
+from dynamo_ray.core.settings import Settings
 from dynamo_ray.errors import AuthenticationError, ClusterNotFoundError, UnavailableError
 from dynamo_ray.survey import scan, status
 from dynamo_ray.wire.keys import client_credentials, client_token
@@ -75,7 +76,7 @@ def test_status_while_one_is_away(tmp_path: Path) -> None:
 
 def test_scan_finds_every_key_once(tmp_path: Path) -> None:
     async def story() -> None:
-        async with Loopback(tmp_path) as cluster:
+        async with Loopback(tmp_path, settings=Settings(partitions=32)) as cluster:
             client = await cluster.connect()
             wanted = {f"key:{i}".encode() for i in range(700)}
             await client.put_many(dict.fromkeys(wanted, b"x"), w=3)
