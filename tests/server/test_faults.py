@@ -322,3 +322,17 @@ def test_a_cluster_of_one_node(tmp_path: Path) -> None:
             await client.put("key", b"x")
 
     run(story())
+
+
+def test_a_coordinator_reaches_the_nodes_before_it_lets_clients_in(tmp_path: Path) -> None:
+    """Else its first puts would go to stand-ins; and it does not wait for the dead for long."""
+
+    async def story() -> None:
+        async with Loopback(tmp_path, nodes=3) as cluster:
+            server = await cluster.start_coordinator("c3")
+            assert all(peer.connected for peer in server.peers.values())
+            await cluster.kill_node("n1")
+            server = await asyncio.wait_for(cluster.start_coordinator("c4"), 2)
+            assert sum(peer.connected for peer in server.peers.values()) == 2
+
+    run(story())
