@@ -83,6 +83,7 @@ class Connection(asyncio.Protocol):
         self._out_bytes = 0
         self._paused = False
         self._deaf = False  # not reading, because our replies are not taken
+        self._unheeded: list[list[Any]] = []  # read before that, and not yet handled
         self._alarm: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
 
@@ -147,7 +148,7 @@ class Connection(asyncio.Protocol):
             detail = f"a reply of {len(frame)} bytes, the other side reads {self._longest}"
             raise FrameError(FrameFault.TOO_LONG, detail)
         self._say(frame)
-        if self._paused and self._accepting:
+        if self._accepting and (self._paused or self._out_bytes > self._max_out_bytes):
             self._hold_requests()
 
     def ping(self, on_pong: Callable[[float], None] = ignore) -> bool:
@@ -232,9 +233,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._paused = False
         self.flush()
-        if self._deaf and not self._paused and self.closed_by is None:
-            self._deaf = False
-            self._transport.resume_reading()
+        self._hear_again()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._end(CLOSED_THERE if error is None else f"lost: {error}")
@@ -247,12 +246,20 @@ class Connection(asyncio.Protocol):
         self._out, self._out_bytes = [], 0
         self._calls.sent = self._calls.last
         self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if self._deaf:
+            self._loop.call_soon(self._hear_again)
 
     # ---- inside
 
     def _heed(self, messages: list[list[Any]]) -> None:
         handler, parity, take = self._handler, self._parity, self._waiting.pop
-        for message in messages:
+        if self._unheeded:
+            self._unheeded += messages
+            return
+        for at, message in enumerate(messages):
+            if self._deaf:
+                self._unheeded = messages[at:]
+                break
             call, kind, *fields = message
             try:
                 if call and call & 1 == parity:
@@ -290,6 +297,16 @@ class Connection(asyncio.Protocol):
         self.reading_ms = fields[0]
         self.heard_at = self._clock()
         return True
+
+    def _hear_again(self) -> None:
+        """Our replies were taken: go on with what was read already, then read on."""
+        if not self._deaf or self._paused or self.closed_by is not None:
+            return
+        self._deaf = False
+        unheeded, self._unheeded = self._unheeded, []
+        self._heed(unheeded)
+        if not self._deaf:
+            self._transport.resume_reading()
 
     def _hold_requests(self) -> None:
         """Stop reading while more replies wait than the other side may leave untaken."""
