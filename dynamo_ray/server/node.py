@@ -112,7 +112,11 @@ class NodeServer(Member):
                 # What is not in the log yet may still be undone (rule 1): ask again.
                 reply_to(connection, call, Refused.KIND, to_fields(NOT_READY))
                 return
-            connection.reply(call, COPIED, (page, [held[key] for key in page], COPY_KEYS))
+            fits = _fitting(held, page, self.settings.limits.batch_bytes)
+            # A page that was cut says so: it is as long as a page is, and more follows.
+            size = COPY_KEYS if fits == len(page) else fits
+            states = [held[key] for key in page[:fits]]
+            connection.reply(call, COPIED, (page[:fits], states, size))
         else:
             refused = Refused(Code.FORBIDDEN, "states are for peers; a client gets its keys")
             reply_to(connection, call, Refused.KIND, to_fields(refused))
@@ -240,6 +244,7 @@ class NodeServer(Member):
             await self._log_is_free()
             self._sync()
             await asyncio.sleep(SYNC_POLL_S)
+        await self._log_is_free()  # or an append that a thread has would be overtaken
         if await self._exclusively(self.vault.proved, partitions):
             self.node.replica.doubted -= partitions
 
@@ -341,6 +346,16 @@ class _Nobody:
 
 
 _NOBODY = (_Nobody(), 0)
+
+
+def _fitting(held: dict[bytes, bytes], page: list[bytes], most: int) -> int:
+    """How many keys of a page go into one answer: bounded in bytes, at least one."""
+    size = 0
+    for count, key in enumerate(page):
+        size += len(held[key])
+        if size > most and count:
+            return count
+    return len(page)
 
 
 def _bytes_of(batch: list[Persist]) -> int:

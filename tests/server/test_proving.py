@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from dynamo_ray.core.settings import settings_from
 from dynamo_ray.errors import UnavailableError
 from dynamo_ray.server import vault
 from tests.server.loopback import Loopback, run, until
@@ -48,6 +50,40 @@ def test_what_others_hold_is_merged_before_a_lost_disk_counts(tmp_path: Path) ->
             assert len(server.node.replica.doubted) == 256
             await until(lambda: not server.node.replica.doubted, 20)
             assert cluster.states_of(b"k")[name] is not None
+
+    run(story())
+
+
+def test_large_states_are_compared_in_pages_that_fit_an_answer(tmp_path: Path) -> None:
+    # Pages were counted in keys only: one longer than a frame was never answered, and so the
+    # partition never counted again.
+    limits = {"value_bytes": 4096, "sibling_bytes": 8192, "batch_bytes": 8192, "frame_bytes": 16384}
+    settings = settings_from({"partitions": 1, "limits": limits})
+
+    async def story() -> None:
+        async with Loopback(tmp_path, nodes=3, settings=settings) as cluster:
+            client = await cluster.connect()
+            for i in range(25):
+                await client.put(f"k{i}", b"v" * 3000, w=3)
+            await cluster.kill_node("n1")
+            (tmp_path / "n1").rename(tmp_path / "lost")
+            server = await cluster.start_node("n1", first_start=False)
+            await until(lambda: not server.node.replica.doubted, 20)
+            assert len(server.node.replica.maps[0]) == 25
+
+    run(story())
+
+
+def test_a_proof_does_not_overtake_an_append_in_a_thread(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with Loopback(tmp_path, nodes=3) as cluster:
+            server = cluster.nodes["n1"]
+            server._appending = True
+            proof = asyncio.create_task(server.prove(frozenset({0})))
+            await asyncio.sleep(0.05)
+            assert server._appending and not proof.done()
+            server._appending = False
+            await asyncio.wait_for(proof, 5)
 
     run(story())
 
