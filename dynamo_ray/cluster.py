@@ -13,6 +13,7 @@ import os
 import secrets as random_secrets
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Cluster:
 
     def status(self) -> Status:
         """How every member says it is; bounded by about two seconds."""
-        return asyncio.run(_status(self._way(), self.token))
+        return status(self.addresses, self.token)
 
     def scan(self) -> Iterator[list[bytes]]:
         """Pages of all keys, each key once."""
@@ -98,9 +99,6 @@ class Cluster:
 
     def __repr__(self) -> str:
         return f"Cluster({self.name!r}, {len(self.charter.members)} nodes)"
-
-    def _way(self) -> Way:
-        return Way(address=",".join(self.addresses), token=self.token)
 
 
 def start(
@@ -177,20 +175,27 @@ async def _status(way: Way, token: str) -> Status:
 
 def status(addresses: Sequence[str], token: str) -> Status:
     """The status of the cluster at these addresses; needs no Ray."""
-    return asyncio.run(_status(Way(address=",".join(addresses), token=token), token))
+    way = Way(address=",".join(addresses), token=token)
+    with ThreadPoolExecutor(1) as beside:  # a thread of its own: the caller may run a loop
+        return beside.submit(asyncio.run, _status(way, token)).result()
 
 
 def scan(addresses: Sequence[str], token: str) -> Iterator[list[bytes]]:
     """Pages of all keys of the cluster at these addresses; needs no Ray."""
     way = Way(address=",".join(addresses), token=token)
-    with asyncio.Runner() as runner:  # ends what is left in its loop, also for who stops half-way
-        client = runner.run(open_async(way))
-        pages = scan_keys(client, credentials_of(token))
+    # A thread of its own, as the caller may run a loop; the Runner ends what is left in it.
+    with ThreadPoolExecutor(1) as beside:
+        runner = beside.submit(asyncio.Runner).result()
         try:
-            while (page := runner.run(_next(pages))) is not None:
-                yield page
+            client = beside.submit(runner.run, open_async(way)).result()
+            pages = scan_keys(client, credentials_of(token))
+            try:
+                while (page := beside.submit(runner.run, _next(pages)).result()) is not None:
+                    yield page
+            finally:
+                beside.submit(runner.run, _end_scan(pages, client)).result()
         finally:
-            runner.run(_end_scan(pages, client))
+            beside.submit(runner.close).result()
 
 
 async def _next(pages: AsyncIterator[list[bytes]]) -> list[bytes] | None:

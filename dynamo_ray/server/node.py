@@ -149,7 +149,11 @@ class NodeServer(Member):
             return
 
         def on_reply(kind: int, fields: list[Any]) -> None:
-            self._perform(self.node.on_peer(node, from_fields(kind, fields)))
+            try:
+                reply = from_fields(kind, fields)
+            except BadMessageError:
+                reply = None
+            self._perform(self.node.on_peer(node, reply))
 
         def on_failure(failure: Failure) -> None:
             self._perform(self.node.on_peer(node, None))

@@ -88,7 +88,9 @@ class Vault:
         except AppendFailedError as error:
             _log.error("%s", error)
             return error
-        except SyncFailedError as error:
+        except Exception as error:
+            # A failed fsync, or something nobody thought of: what is in the log now nobody knows,
+            # and the map is ahead of it. Going on could acknowledge what is not persisted (rule 8).
             end_process(error)
         self.appended = batch[-1].position
         return None
@@ -229,7 +231,7 @@ def open_vault(charter: Charter, member: Member, data_dir: str, first_start: boo
     return Vault(disk, Store.open(disk, opening), charter)
 
 
-def end_process(error: StorageError) -> NoReturn:
+def end_process(error: Exception) -> NoReturn:
     """An fsync failed: what the system dropped cannot be promised, nor found out by trying again.
 
     The log would take nothing more; a start reads what there is, and doubts it (rule 9).

@@ -158,3 +158,15 @@ def test_a_survey_is_bounded_in_time(tmp_path: Path) -> None:
                 cluster.wake(name)
 
     run(story())
+
+
+def test_status_and_scan_may_be_called_inside_a_running_loop(tmp_path: Path) -> None:
+    """As in a notebook: the caller's loop cannot run another coroutine meanwhile."""
+    with Threaded(tmp_path, nodes=3) as threaded:
+
+        async def notebook() -> tuple[str, list[bytes]]:
+            name = clusters.status(threaded.address, threaded.cluster.token).name
+            keys = [k for p in clusters.scan(threaded.address, threaded.cluster.token) for k in p]
+            return name, keys
+
+        assert asyncio.run(notebook()) == ("loopback", [])
