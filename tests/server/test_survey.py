@@ -99,7 +99,7 @@ def test_scan_finds_every_key_once(tmp_path: Path) -> None:
             assert set(keys) == wanted | {b"only"}, "two owners of everything are left"
             for name in ("n2", "n3", "n4", "n5"):
                 await cluster.kill_node(name)
-            with pytest.raises(UnavailableError, match="no owner of partition"):
+            with pytest.raises(UnavailableError, match="0 owners of partition"):
                 [page async for page in scan(client, credentials)]
 
     run(story())
@@ -170,3 +170,24 @@ def test_status_and_scan_may_be_called_inside_a_running_loop(tmp_path: Path) -> 
             return name, keys
 
         assert asyncio.run(notebook()) == ("loopback", [])
+
+
+def test_a_scan_finds_what_stand_ins_keep_and_says_nothing_rather_than_a_part(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        async with Loopback(tmp_path) as cluster:
+            client = await cluster.connect()
+            first, second, _ = cluster.owners_of(b"k")
+            await cluster.kill_node(first)
+            await client.put("k", b"v")
+            found = [
+                k async for page in scan(client, client_credentials(cluster.token)) for k in page
+            ]
+            assert found == [b"k"]
+            await cluster.kill_node(second)
+            with pytest.raises(UnavailableError, match=r"1 owners of partition .* 2 are needed"):
+                async for _ in scan(client, client_credentials(cluster.token)):
+                    pass
+
+    run(story())
