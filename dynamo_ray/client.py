@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from dynamo_ray.batching import Batch, Options
 from dynamo_ray.core.messages import ClientGet, ClientPut, Code, Failure, GetDone, PutDone, Refused
@@ -32,6 +32,7 @@ from dynamo_ray.rows import (
     distinct,
     fitting,
     key_bytes,
+    keys_bytes,
     put_row,
     put_rows,
     seconds,
@@ -40,6 +41,7 @@ from dynamo_ray.rows import (
 )
 from dynamo_ray.session import Session
 
+T = TypeVar("T")
 UPDATE_TRIES = 5
 # Of one many-key call. Times BYTES_A_REQUEST it stays well below what a connection queues.
 PARTS_UNDER_WAY = 6
@@ -185,20 +187,10 @@ class AsyncClient:
         """What the keys hold, by key. Raises BatchError where part of them failed."""
         given = distinct(keys)
         options = self._options(self._r if r is None else answers("r", r), strict, timeout_s)
-        rows: list[Row] = [(key_bytes(key),) for key in given]
+        rows: list[Row] = list(zip(keys_bytes(given)))
         results = await self._get_rows(rows, options)
-        found: dict[Key, Found] = {}
-        failures: dict[Key, DynamoError] = {}
         resolver = self._resolver
-        for key, result in zip(given, results, strict=True):
-            if isinstance(result, DynamoError):
-                failures[key] = result
-            else:
-                state, seal, degraded = result
-                found[key] = Found(state, seal, degraded, resolver)
-        if failures:
-            raise BatchError(failures, found)
-        return found
+        return _outcomes(given, results, lambda one: Found(one[0], one[1], one[2], resolver))
 
     async def put_many(
         self,
@@ -211,7 +203,10 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> dict[Key, Written]:
         """Write many keys, each with its own outcome. Raises BatchError where part failed."""
-        rows = put_rows(list(items), map(value_bytes, items.values()), contexts, ttl_s)
+        values = list(items.values())
+        if set(map(type, values)) != {bytes}:
+            values = list(map(value_bytes, values))
+        rows = put_rows(list(items), values, contexts, ttl_s)
         return await self._write_many(items, rows, w, strict, timeout_s)
 
     async def delete_many(
@@ -283,7 +278,7 @@ class AsyncClient:
 
     async def _write_many(
         self,
-        keys: Iterable[Key],
+        keys: Collection[Key],
         rows: list[Row],
         w: int | None,
         strict: bool | None,
@@ -291,16 +286,7 @@ class AsyncClient:
     ) -> dict[Key, Written]:
         options = self._options(self._w if w is None else answers("w", w), strict, timeout_s)
         results = await self._many(rows, options, self._send_puts, self._settle_puts)
-        written: dict[Key, Written] = {}
-        failures: dict[Key, DynamoError] = {}
-        for key, result in zip(keys, results, strict=True):
-            if isinstance(result, DynamoError):
-                failures[key] = result
-            else:
-                written[key] = Written(result)
-        if failures:
-            raise BatchError(failures, written)
-        return written
+        return _outcomes(keys, results, Written)
 
     def _batch(self, batches: dict[Options, Batch], options: Options) -> Batch:
         if len(batches) > 100:
@@ -390,6 +376,25 @@ class AsyncClient:
 
     def _setting(self, name: str) -> int:
         return int(self._session.charter.get("settings", {}).get(name, 0))
+
+
+def _outcomes(
+    keys: Collection[Key], results: list[Any], made_of: Callable[[Any], T]
+) -> dict[Key, T]:
+    """What is made of each key's result. Raises BatchError where some of them are errors."""
+    failures = {
+        key: result
+        for key, result in zip(keys, results, strict=True)
+        if isinstance(result, DynamoError)
+    }
+    made = {
+        key: made_of(result)
+        for key, result in zip(keys, results, strict=True)
+        if not failures or key not in failures
+    }
+    if failures:
+        raise BatchError(failures, made)
+    return made
 
 
 def _futures_of(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, repeat
+from operator import add
 from typing import Any
 
 from dynamo_ray.core.encoding import TTL_MAX_MS
@@ -27,6 +30,11 @@ def key_bytes(key: Key) -> bytes:
     if isinstance(key, str):
         return key.encode()
     raise TypeError(f"a key is str or bytes, not {type(key).__name__}")
+
+
+def keys_bytes(keys: Sequence[Key]) -> list[bytes]:
+    """`key_bytes` of many keys."""
+    return [key if type(key) is bytes else key_bytes(key) for key in keys]
 
 
 def value_bytes(value: Any) -> bytes:
@@ -54,20 +62,12 @@ def put_rows(
     ttl_s: float | None,
 ) -> list[Row]:
     """`put_row` for many keys: the put ids are drawn together."""
-    ids = os.urandom(PUT_ID_BYTES * len(keys))
-    ends = range(PUT_ID_BYTES, len(ids) + 1, PUT_ID_BYTES)
-    ttl_ms = _ttl_ms(ttl_s)
+    drawn = os.urandom(PUT_ID_BYTES * len(keys))
+    ids = [drawn[at : at + PUT_ID_BYTES] for at in range(0, len(drawn), PUT_ID_BYTES)]
     known = _known(contexts, keys)
-    return [
-        (
-            key if type(key) is bytes else key_bytes(key),
-            value,
-            _checked_context(known.get(key)),
-            ids[end - PUT_ID_BYTES : end],
-            ttl_ms,
-        )
-        for key, value, end in zip(keys, values, ends, strict=True)
-    ]
+    seen = [_checked_context(known.get(key)) for key in keys] if known else repeat(None, len(keys))
+    ttls_ms = repeat(_ttl_ms(ttl_s), len(keys))
+    return list(zip(keys_bytes(keys), values, seen, ids, ttls_ms, strict=True))
 
 
 def slices(rows: list[Row]) -> Iterable[list[Row]]:
@@ -81,20 +81,23 @@ def slices(rows: list[Row]) -> Iterable[list[Row]]:
 
 def fitting(rows: list[Row], start: int = 0, keys: int = KEYS_A_BATCH) -> int:
     """How many rows from `start` make one request: bounded in keys and bytes, at least one."""
-    size, most = 0, min(len(rows) - start, keys)
-    for count in range(most):
-        row = rows[start + count]
-        size += len(row[0]) + (len(row[1]) if len(row) > 1 and row[1] is not None else 0)
-        if size > BYTES_A_REQUEST and count:
-            return count
-    return most
+    part = rows[start : start + keys]
+    sizes = [len(row[0]) for row in part]
+    if part and len(part[0]) > 1:
+        sizes = list(map(add, sizes, [len(row[1] or b"") for row in part]))
+    if sum(sizes) <= BYTES_A_REQUEST:
+        return len(part)
+    return max(1, bisect_right(list(accumulate(sizes)), BYTES_A_REQUEST))
 
 
 def distinct(keys: Iterable[Key]) -> list[Key]:
     """Each key once, in order. Raises TypeError for a single key, which is no list of keys."""
     if isinstance(keys, str | bytes):
         raise TypeError(f"many keys are given as a list of keys, not as {type(keys).__name__}")
-    return list(dict.fromkeys(key if isinstance(key, str) else key_bytes(key) for key in keys))
+    given = list(keys)
+    if not set(map(type, given)) <= {str, bytes}:
+        given = [key if isinstance(key, str) else key_bytes(key) for key in given]
+    return list(dict.fromkeys(given))
 
 
 def answers(name: str, wanted: int) -> int:

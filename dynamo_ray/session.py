@@ -150,8 +150,9 @@ class Session:
         channels = list(self._channels.values())
         self._next += 1
         turn = self._next % max(1, len(channels))
-        rotated = channels[turn:] + channels[:turn]
-        ordered = sorted(rotated, key=lambda channel: not channel.connected)
+        ordered = channels[turn:] + channels[:turn]
+        if not all([channel.connected for channel in ordered]):
+            ordered.sort(key=lambda channel: not channel.connected)
         if not ordered or not ordered[0].connected:
             self._lost.set()
         return ordered

@@ -12,15 +12,16 @@ not finish, stay the caller's to repeat: only a request that got no answer at al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from dynamo_ray.core.messages import ALWAYS_REFUSED, ClientPut, Code, PutDone, Refused
+from dynamo_ray.core.values import value
 
 ROUNDS = 3
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ask:
     """Effect: send the request to this coordinator, after `wait_s` seconds."""
 
@@ -29,7 +30,7 @@ class Ask:
     wait_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answered:
     """Effect: the coordinator's reply, or a Refused that says why there is none."""
 

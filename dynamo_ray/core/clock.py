@@ -15,8 +15,10 @@ Laws: `join` is commutative, associative and idempotent; `join(a, b)` covers exa
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
+
+from dynamo_ray.core.values import value
 
 NODE_BYTES = 8
 INCARNATION_BYTES = 14
@@ -47,7 +49,7 @@ def writer_text(writer: bytes) -> str:
     return f"{node}#{incarnation[-3:].hex()}.{life}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Clock:
     """A compact clock. Build it with `clock`, which compacts; the constructor trusts its caller."""
 

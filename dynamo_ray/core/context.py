@@ -10,8 +10,10 @@ of another key or another cluster, or an altered one, is refused, never taken fo
 from __future__ import annotations
 
 import hmac
+import struct
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from operator import add
 
 from dynamo_ray.core.clock import Clock
 from dynamo_ray.core.version import MalformedStateError, decode_clock
@@ -19,6 +21,7 @@ from dynamo_ray.core.version import MalformedStateError, decode_clock
 FORM = 1
 MAC_BYTES = 16
 CLOCK_AT = 2 + MAC_BYTES
+LENGTH = struct.Struct(">I")
 
 
 class ContextKeys:
@@ -35,24 +38,28 @@ class ContextKeys:
 
     def seal(self, key: bytes, clock: bytes) -> bytes:
         """The token for a clock of `key`."""
-        return self.seals((key,), (clock,))[0] + clock
+        return self.tokens((key,), (clock,))[0]
 
     def seals(self, keys: Iterable[bytes], clocks: Iterable[bytes]) -> list[bytes]:
         """What stands before the clock in the token of each key."""
-        copy, head = self._sealing.copy, self._head
+        copy, head, pack = self._sealing.copy, self._head, LENGTH.pack
         seals: list[bytes] = []
         for key, clock in zip(keys, clocks, strict=True):
             mac = copy()
-            mac.update(len(key).to_bytes(4, "big") + key + clock)
+            mac.update(pack(len(key)) + key + clock)
             seals.append(head + mac.digest())
         return seals
+
+    def tokens(self, keys: Sequence[bytes], clocks: Sequence[bytes]) -> list[bytes]:
+        """The token for each key's clock."""
+        return list(map(add, self.seals(keys, clocks), clocks))
 
     def open(self, key: bytes, token: bytes) -> bytes | None:
         """The clock's canonical bytes, or None if this cluster did not seal the token for `key`."""
         if len(token) <= CLOCK_AT or token[0] != FORM:
             return None
         clock = token[CLOCK_AT:]
-        bound = len(key).to_bytes(4, "big") + key + clock
+        bound = LENGTH.pack(len(key)) + key + clock
         for key_id, secret in zip(self._ids, self._keys, strict=True):
             mac = blake2b(bound, key=secret, digest_size=MAC_BYTES).digest()
             if key_id == token[1] and hmac.compare_digest(mac, token[2:CLOCK_AT]):

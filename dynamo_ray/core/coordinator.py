@@ -10,7 +10,6 @@ late, or is answered after its request has ended, does no harm and is only count
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from dynamo_ray.core.get import Get
@@ -32,9 +31,10 @@ from dynamo_ray.core.messages import (
 from dynamo_ray.core.put import Put
 from dynamo_ray.core.requests import Desk, GetRequest, Group, PutRequest
 from dynamo_ray.core.settings import Limits
+from dynamo_ray.core.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToNode:
     """Effect: send a request to a node; it expires `timeout_s` from now on the node's clock."""
 
@@ -44,7 +44,7 @@ class ToNode:
     timeout_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToClient:
     """Effect: answer the client's request `to`."""
 

@@ -62,7 +62,12 @@ class Detector:
         """Judge the silence; who is newly suspected."""
         late = 0.0 if self._last_tick is None else now - self._last_tick
         if late > self._stalled_s:
-            self._heard = {node: max(at, now) for node, at in self._heard.items()}
+            # Nothing new is concluded from it, and nothing is taken back: who was silent before it
+            # is believed to be there again when it is heard.
+            self._heard = {
+                node: at if node in self._suspected else max(at, now)
+                for node, at in self._heard.items()
+            }
         self._last_tick = now
         return self._judge(now)
 

@@ -44,6 +44,7 @@ _CLASSES: tuple[Any, ...] = (
 )
 _BY_KIND = {cls.KIND: cls for cls in _CLASSES}
 CLIENT_KINDS = frozenset({ClientPut.KIND, ClientGet.KIND})
+_DONE_KINDS = frozenset({PutDone.KIND, GetDone.KIND})
 
 
 _BYTES, _INTS = frozenset({bytes}), frozenset({int})
@@ -81,7 +82,7 @@ def from_fields(kind: int, given: Sequence[Any]) -> Any:
         raise BadMessageError(f"a {cls.__name__} has not {len(given)} fields") from error
     if kind in CLIENT_KINDS:
         _check_client(message)
-    elif kind in (PutDone.KIND, GetDone.KIND):
+    elif kind in _DONE_KINDS and message.failures != []:
         message = _with_failures(message)
     return message
 

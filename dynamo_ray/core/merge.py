@@ -41,17 +41,6 @@ def merge(a: bytes, b: bytes) -> bytes:
     return encode(merge_states(decode(a), decode(b)))
 
 
-def replaces(new: bytes, held: bytes) -> bool:
-    """True if both are simple states of one writer and `new` is its later event (a fast path)."""
-    return (
-        new[:COUNTER_AT] == held[:COUNTER_AT]
-        and new[43:51] > held[43:51]
-        and new[43:51] == new[55:63]
-        and held[43:51] == held[55:63]
-        and new.startswith(SIMPLE_HEAD)
-    )
-
-
 def merge_states(a: State, b: State) -> State:
     """What two decoded states know together."""
     left = {version.dot: version for version in a.versions}

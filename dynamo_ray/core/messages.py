@@ -12,9 +12,10 @@ Requests of a client: ClientPut, ClientGet.       A coordinator's replies: PutDo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, NamedTuple
+
+from dynamo_ray.core.values import value
 
 
 class Code(IntEnum):
@@ -43,7 +44,7 @@ class Code(IntEnum):
 ALWAYS_REFUSED = frozenset({Code.INVALID_CONTEXT, Code.KEY_SIZE, Code.VALUE_SIZE, Code.BAD_REQUEST})
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Mint:
     """Make one new dot per key. A value of None is a delete; `contexts` are clocks or None.
 
@@ -60,7 +61,7 @@ class Mint:
     hint_for: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Merge:
     """Merge these whole states. `durable`: answer only once they are fsynced (rule 8)."""
 
@@ -72,7 +73,7 @@ class Merge:
     durable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Fetch:
     """Send the whole states of these keys."""
 
@@ -81,12 +82,12 @@ class Fetch:
     partitions: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Minted:
     """Per key the whole state after the mint and the context for the next put.
 
     Where `codes` is not OK the key was refused and its state and context are None. An empty `codes`
-    means that all are OK.
+    means that all are OK, an empty `contexts` that each is the clock of its state.
     """
 
     KIND: ClassVar[int] = 20
@@ -95,14 +96,14 @@ class Minted:
     codes: Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Merged:
     """All states were merged and persisted."""
 
     KIND: ClassVar[int] = 21
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Fetched:
     """The states held, None for none. `complete` is False where nothing may be concluded from None.
 
@@ -114,7 +115,7 @@ class Fetched:
     complete: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refused:
     """The receiver did nothing, for the reason `code`; `text` is one sentence for people."""
 
@@ -123,7 +124,7 @@ class Refused:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ClientPut:
     """A client's puts and deletes. Contexts are tokens, None (replace), or b"" (CONCURRENT)."""
 
@@ -138,7 +139,7 @@ class ClientPut:
     timeout_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ClientGet:
     """A client's gets."""
 
@@ -159,7 +160,7 @@ class Failure(NamedTuple):
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PutDone:
     """Per key the context for its next put (None where it failed), and the failures."""
 
@@ -168,7 +169,7 @@ class PutDone:
     failures: Sequence[Failure] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GetDone:
     """Per key its state (None: not found, or failed) and the seal of its context.
 
@@ -185,7 +186,7 @@ class GetDone:
 Message = Any
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Send:
     """Effect: ask `node`; its reply or its failure comes back as an event."""
 
@@ -193,14 +194,14 @@ class Send:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Done:
     """Effect: the caller's answer. Work may go on after it (stragglers, read repair)."""
 
     outcome: PutOutcome | GetOutcome
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Persist:
     """Effect: append these records to the log, in order of `position`; then say `on_persisted`.
 
@@ -215,7 +216,7 @@ class Persist:
     hints: Sequence[bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """Effect: answer `to`, but not before the log is persisted up to `after` (rules 1 and 8).
 
@@ -228,12 +229,12 @@ class Reply:
     durable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Renew:
     """Effect: an append failed and was undone; start a new incarnation (rule 1)."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PutOutcome:
     """How a list of puts ended: contexts (clocks) per key, None where `failures` says why."""
 
@@ -241,7 +242,7 @@ class PutOutcome:
     failures: Sequence[Failure] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GetOutcome:
     """How a list of gets ended: merged states per key, None where nothing is held or it failed."""
 

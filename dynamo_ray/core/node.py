@@ -11,7 +11,6 @@ monotonic, for expiry; `wall_ms`, for what a mint stamps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from dynamo_ray.core.messages import (
@@ -30,6 +29,7 @@ from dynamo_ray.core.messages import (
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.unlogged import Unlogged
+from dynamo_ray.core.values import value
 
 EXPIRED = Refused(Code.EXPIRED, "the request came too late and was not done")
 STALE_MINT = Refused(Code.EXPIRED, "a mint must say when it expires, by this node's clock")
@@ -37,7 +37,7 @@ READ_ONLY = Refused(Code.READ_ONLY, "the node's log takes no writes now; try ano
 LEFT_BEHIND = Refused(Code.UNKNOWN, "the node's log failed half-way; read the key to see")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """Effect: answer the request `to`."""
 
@@ -45,7 +45,7 @@ class Answer:
     message: Any
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToPeer:
     """Effect: send a request to another node; its end comes back as `on_peer`."""
 
@@ -71,7 +71,7 @@ class Node:
     @property
     def wants_sync(self) -> bool:
         """True if an answer waits for an fsync."""
-        return any(self._needs_sync(reply) for reply in self._waiting)
+        return bool(self._waiting) and any(map(self._needs_sync, self._waiting))
 
     def on_request(
         self, to: Any, message: Any, expires_ms: int, now_ms: int, wall_ms: int
@@ -152,10 +152,15 @@ class Node:
         return out
 
     def _release(self) -> list[Out]:
-        due = [reply for reply in self._waiting if self._is_due(reply)]
-        if due:
-            self._waiting = [reply for reply in self._waiting if not self._is_due(reply)]
-        return [Answer(reply.to, reply.message) for reply in due]
+        due: list[Out] = []
+        left: list[Reply] = []
+        for reply in self._waiting:
+            if self._is_due(reply):
+                due.append(Answer(reply.to, reply.message))
+            else:
+                left.append(reply)
+        self._waiting = left
+        return due
 
     def _needs_sync(self, reply: Reply) -> bool:
         return reply.durable or self._level == "synced"

@@ -10,16 +10,18 @@ Law: where `mint` gives a state, it is byte for byte what the general way gives.
 from __future__ import annotations
 
 from hashlib import blake2b
+from struct import Struct
 
 from dynamo_ray.core.lives import Lives
-from dynamo_ray.core.merge import replaces
 from dynamo_ray.core.messages import Merge
 from dynamo_ray.core.mint import PUT_ID_BYTES, operation_id
 from dynamo_ray.core.remembered import RememberedPuts
-from dynamo_ray.core.unpersisted import Change
-from dynamo_ray.core.version import SIMPLE_HEAD, Kind
+from dynamo_ray.core.unpersisted import Changes
+from dynamo_ray.core.version import SIMPLE, SIMPLE_HEAD, Kind
 
 _BOUND = b"%d.%d.%d." % (Kind.VALUE, 0, -1)  # what operation_id puts between put id and value
+_OPERATION = blake2b(digest_size=PUT_ID_BYTES)  # copied: making one costs as much as its use
+COUNTER = Struct(">Q")
 _FIRST = (1).to_bytes(8, "big")
 _INDEX = bytes(4)
 
@@ -39,22 +41,25 @@ class PlainPuts:
 
     def mint(self, key: bytes, held: bytes | None, value: bytes, put_id: bytes) -> bytes | None:
         """The state after the put, or None if it must go the general way."""
-        operation = blake2b(put_id + _BOUND + value, digest_size=PUT_ID_BYTES).digest()
+        hashed = _OPERATION.copy()
+        hashed.update(put_id + _BOUND + value)
+        operation = hashed.digest()
         if operation in self._puts:
             return None
         if held is None:
             seen = self._prefix + self._lives.next_life() + _FIRST
             self._ended.discard(key)
-        elif (
-            held.startswith(self._own)
-            and held[43:51] == held[55:63]
-            and held[80:96] != operation
-            and key not in self._ended
-        ):
-            counter = int.from_bytes(held[43:51], "big") + 1
-            seen = held[13:43] + counter.to_bytes(8, "big")
         else:
-            return None
+            head, counter, dot, held_id = SIMPLE.unpack_from(held)
+            if (
+                counter != dot
+                or held_id == operation
+                or not head.startswith(self._own)
+                or key in self._ended
+            ):
+                return None
+            (count,) = COUNTER.unpack(counter)
+            seen = head[13:] + COUNTER.pack(count + 1)
         size = len(value).to_bytes(4, "big")
         return b"".join((SIMPLE_HEAD, seen, _INDEX, seen[30:], self._stamp, operation, size, value))
 
@@ -65,28 +70,61 @@ def take_plain(
     young: dict[bytes, bytes],
     of_key: dict[bytes, bytes],
     prefix: bytes,
-    changes: list[Change],
+    changes: Changes,
 ) -> list[int]:
     """Merge what is new, or a later event of the writer whose event is held; the rows left over."""
+    taken: list[int] = []
     left: list[int] = []
-    for row, key in enumerate(message.keys):
-        partition, state = message.partitions[row], message.states[row]
+    before: list[bytes | None] = []
+    columns = message.keys, message.partitions, message.states
+    cut = SIMPLE.unpack_from
+    for row, (key, partition, state) in enumerate(zip(*columns, strict=True)):
         of = maps[partition]
         held = of.get(key)
-        if held == state:
-            continue
         if held is None:
             if prefix and prefix in state:
                 left.append(row)
                 continue
-        elif replaces(state, held):
-            young[held[80:96]] = held[13:51]
-        else:
-            left.append(row)
+        elif held == state:
             continue
-        changes.append((partition, key, held, of_key.get(key, b"")))
+        else:
+            head, counter, dot, _ = cut(state)
+            held_head, held_counter, held_dot, put_id = cut(held)
+            if (
+                head != held_head
+                or counter <= held_counter
+                or counter != dot
+                or held_counter != held_dot
+                or not head.startswith(SIMPLE_HEAD)
+            ):
+                left.append(row)
+                continue
+            young[put_id] = head[13:] + held_counter
         of[key] = state
+        before.append(held)
+        taken.append(row)
+    _note(message, taken, before, of_key, changes)
     return left
+
+
+def _note(
+    message: Merge,
+    taken: list[int],
+    before: list[bytes | None],
+    of_key: dict[bytes, bytes],
+    changes: Changes,
+) -> None:
+    """The rows that were taken, as changes; mostly that is all of them."""
+    keys, partitions, states = message.keys, message.partitions, message.states
+    if len(taken) < len(keys):
+        keys = [keys[row] for row in taken]
+        partitions = [partitions[row] for row in taken]
+        states = [states[row] for row in taken]
+    changes.keys += keys
+    changes.partitions += partitions
+    changes.before += before
+    changes.after += states
+    changes.owners += [of_key.get(key, b"") for key in keys] if of_key else [b""] * len(keys)
 
 
 assert operation_id(bytes(16), Kind.VALUE, b"x", None, 0) == (

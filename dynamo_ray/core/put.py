@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import cast
 
 from dynamo_ray.core.merge import merge
 from dynamo_ray.core.messages import (
@@ -35,6 +36,7 @@ from dynamo_ray.core.messages import (
 )
 from dynamo_ray.core.quorum import Verdict, verdict
 from dynamo_ray.core.routing import Route, StandIns, minters
+from dynamo_ray.core.version import clock_of
 
 
 class Phase(Enum):
@@ -62,9 +64,9 @@ class Put:
         self._answered = False
         self._pending: set[bytes] = set()
         self._acks: set[bytes] = set()
-        self._live: list[int] = []
+        self._live: Sequence[int] = range(len(mint.keys))
         self._failures: list[Failure] = []
-        self._contexts: list[bytes | None] = [None] * len(mint.keys)
+        self._contexts: Sequence[bytes | None] = ()
         self._merge = Merge((), (), ())
 
     @property
@@ -151,19 +153,23 @@ class Put:
 
     def _first_minted(self, node: bytes, minted: Minted) -> list[Effect]:
         self._phase = Phase.SPREADING
-        self._contexts = list(minted.contexts)
-        codes = minted.codes or [Code.OK] * len(minted.states)
+        self._contexts = minted.contexts or [clock_of(state or b"") for state in minted.states]
+        if minted.codes:
+            self._part(minted.codes)
+            if not self._live:
+                return self._end(Code.OK, 0, close=True)
+        self._merge = self._merge_of(minted.states)
+        self._acks.add(node)
+        return self._spread(node) + self._after_vote()
+
+    def _part(self, codes: Sequence[int]) -> None:
+        """Keys that the minter refused have failed; the work goes on for the others."""
         self._live = [i for i, code in enumerate(codes) if code == Code.OK]
         self._failures = [
             Failure(i, self._honest(code), self._w, 0)
             for i, code in enumerate(codes)
             if code != Code.OK
         ]
-        if not self._live:
-            return self._end(Code.OK, 0, close=True)
-        self._merge = self._merge_of(minted.states)
-        self._acks.add(node)
-        return self._spread(node) + self._after_vote()
 
     def _honest(self, code: int) -> int:
         """What one minter refused, an earlier one that did not answer may have applied (rule 7)."""
@@ -172,7 +178,7 @@ class Put:
     def _merge_of(self, states: Sequence[bytes | None]) -> Merge:
         keys, partitions = self._mint.keys, self._mint.partitions
         if len(self._live) == len(keys):
-            return Merge(keys, partitions, [state or b"" for state in states])
+            return Merge(keys, partitions, cast("Sequence[bytes]", states))
         return Merge(
             [keys[i] for i in self._live],
             [partitions[i] for i in self._live],
@@ -245,6 +251,8 @@ class Put:
         self._answered = True
         if code == Code.OK:
             return [Done(PutOutcome(self._contexts, tuple(self._failures)))]
-        live = self._live or range(len(self._mint.keys))
-        failures = [*self._failures, *(Failure(i, code, self._w, received) for i in live)]
+        failures = [
+            *self._failures,
+            *(Failure(i, code, self._w, received) for i in self._live),
+        ]
         return [Done(PutOutcome([None] * len(self._mint.keys), tuple(sorted(failures))))]

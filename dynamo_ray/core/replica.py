@@ -37,8 +37,8 @@ from dynamo_ray.core.mint import Body, again, mint, operation_id
 from dynamo_ray.core.plain import PlainPuts, take_plain
 from dynamo_ray.core.remembered import RememberedPuts
 from dynamo_ray.core.settings import Settings
-from dynamo_ray.core.unpersisted import Change, Unpersisted
-from dynamo_ray.core.version import CLOCK_HEAD, Kind, MalformedStateError, decode, dot_of, siblings
+from dynamo_ray.core.unpersisted import Changes, Unpersisted
+from dynamo_ray.core.version import Kind, MalformedStateError, clock_of, decode, dot_of, siblings
 
 NOT_READY = Refused(Code.NOT_READY, "the node has no incarnation yet; try another node")
 TOO_LONG = Refused(Code.TOO_LONG, "the states are too long for one answer; ask for fewer keys")
@@ -83,7 +83,7 @@ class Replica:
             return [Reply(to, NOT_READY)]
         if message.hint_for and not self.hints.has_room(_size(message.values)):
             return [Reply(to, HINTS_FULL)]
-        changes: list[Change] = []
+        changes = Changes()
         minted = self._mint_all(message, now_ms, changes)
         if message.hint_for:
             held = [i for i, state in enumerate(minted.states) if state is not None]
@@ -94,7 +94,7 @@ class Replica:
         """Merge whole states that others minted; no limit of the client's binds here (rule 19)."""
         if message.hint_for and not self.hints.has_room(_size(message.states)):
             return [Reply(to, HINTS_FULL)]
-        changes: list[Change] = []
+        changes = Changes()
         maps, of_key = self.maps, self.hints.of_key
         for row in take_plain(message, maps, self.puts.young, of_key, self.lives.prefix, changes):
             self._merge_one(
@@ -139,14 +139,16 @@ class Replica:
 
     def on_delivered(self, owner: bytes) -> list[Effect]:
         """The owner has fsynced what was sent: let go of the hints, and of copies not ours."""
-        changes: list[Change] = []
+        changes = Changes()
         for key, sent in self.hints.settled(owner).items():
             partition = self.hints.partition_of(owner, key)
             if partition is None or self.maps[partition].get(key) != sent:
                 continue
-            changes.append((partition, key, sent, self.hints.of(key)))
+            owners = self.hints.of(key)
             self.hints.remove(owner, key)
-            if partition not in self.owned and not self.hints.of(key):
+            let_go = partition not in self.owned and not self.hints.of(key)
+            changes.add(partition, key, sent, None if let_go else sent, owners)
+            if let_go:
                 self.puts.remember(replaced(sent, None))
                 self.lives.forget(key)
                 del self.maps[partition][key]
@@ -156,13 +158,12 @@ class Replica:
         """The owner did not answer, or refused: the next tick tries again."""
         self.hints.settled(owner)
 
-    def _mint_all(self, message: Mint, now_ms: int, changes: list[Change]) -> Minted:
+    def _mint_all(self, message: Mint, now_ms: int, changes: Changes) -> Minted:
         """Mint every key: the plain ones the lean way, the others the general way."""
         maps, young, of_key = self.maps, self.puts.young, self.hints.of_key
         plain = PlainPuts(self.lives, self.puts, now_ms)
         states: list[bytes | None] = []
-        contexts: list[bytes | None] = []
-        codes: list[int] = []
+        others: dict[int, tuple[int, bytes | None]] = {}
         columns = message.keys, message.partitions, message.values, message.contexts
         for row in zip(*columns, message.put_ids, message.ttls_ms, strict=True):
             key, partition, value, context, put_id, ttl_ms = row
@@ -170,25 +171,19 @@ class Replica:
             if context is None and value is not None and not ttl_ms:
                 state = plain.mint(key, held, value, put_id)
             if state is not None:
-                changes.append((partition, key, held, of_key.get(key, b"")))
+                changes.add(partition, key, held, state, of_key.get(key, b""))
                 maps[partition][key] = state
                 if held is not None:
                     young[held[80:96]] = held[13:51]
-                contexts.append(CLOCK_HEAD + state[13:51])
             else:
                 code, state, after = self._mint_one(row, now_ms, changes)
-                contexts.append(after)
-                if code != Code.OK:
-                    codes += [Code.OK] * (len(states) - len(codes))
-                    codes.append(code)
+                others[len(states)] = code, after
             states.append(state)
         self.puts.settle()
-        if codes:
-            codes += [Code.OK] * (len(states) - len(codes))
-        return Minted(tuple(states), tuple(contexts), tuple(codes))
+        return _minted(states, others)
 
     def _mint_one(
-        self, row: tuple[Any, ...], now_ms: int, changes: list[Change]
+        self, row: tuple[Any, ...], now_ms: int, changes: Changes
     ) -> tuple[int, bytes | None, bytes | None]:
         key, partition, value, context, put_id, ttl_ms = row
         kind, payload = (Kind.TOMBSTONE, b"") if value is None else (Kind.VALUE, value)
@@ -220,7 +215,7 @@ class Replica:
             return Dot(dot[:30], int.from_bytes(dot[30:], "big"))
         return dot_of(held, operation) if held is not None and operation in held else None
 
-    def _merge_one(self, key: bytes, partition: int, state: bytes, changes: list[Change]) -> None:
+    def _merge_one(self, key: bytes, partition: int, state: bytes, changes: Changes) -> None:
         held = self.maps[partition].get(key)
         merged = state if held is None else merge(held, state)
         if merged != held:
@@ -228,29 +223,29 @@ class Replica:
             self.lives.watch(key, held, merged)
 
     def _take(
-        self, key: bytes, partition: int, held: bytes | None, state: bytes, changes: list[Change]
+        self, key: bytes, partition: int, held: bytes | None, state: bytes, changes: Changes
     ) -> None:
-        changes.append((partition, key, held, self.hints.of(key)))
+        changes.add(partition, key, held, state, self.hints.of(key))
         self.maps[partition][key] = state
         if held is not None:
             self.puts.remember(replaced(held, state))
 
     def _keep(
-        self, owner: bytes, message: Mint | Merge, rows: Sequence[int], changes: list[Change]
+        self, owner: bytes, message: Mint | Merge, rows: Sequence[int], changes: Changes
     ) -> None:
         """The copies are kept for `owner` too; a hint that is new needs a record of its copy."""
         for i in rows:
             key, partition = message.keys[i], message.partitions[i]
             state = self.maps[partition][key]
             if self.hints.partition_of(owner, key) is None:
-                changes.append((partition, key, state, self.hints.of(key)))
+                changes.add(partition, key, state, state, self.hints.of(key))
             self.hints.add(owner, key, partition, len(state))
 
     def _persist(
         self,
         to: Any,
         message: Any,
-        changes: list[Change],
+        changes: Changes,
         keys: Sequence[bytes],
         durable: bool = False,
     ) -> list[Effect]:
@@ -262,16 +257,11 @@ class Replica:
         record = self._record(changes)
         return [record, Reply(to, message, record.position, durable)]
 
-    def _record(self, changes: list[Change]) -> Persist:
-        maps, of = self.maps, self.hints.of
-        keys = [key for _, key, _, _ in changes]
-        return Persist(
-            self.queue.add(changes),
-            [partition for partition, _, _, _ in changes],
-            keys,
-            [maps[partition].get(key) for partition, key, _, _ in changes],
-            [of(key) for key in keys] if len(self.hints) else (),
-        )
+    def _record(self, changes: Changes) -> Persist:
+        """Put them to the log; of a key that changed twice the later row counts."""
+        of, keys = self.hints.of, changes.keys
+        hints = [of(key) for key in keys] if len(self.hints) else ()
+        return Persist(self.queue.add(changes), changes.partitions, keys, changes.after, hints)
 
     def _deliver(self, owner: bytes) -> list[Effect]:
         merge_home = self.hints.delivery(owner, self.maps, self._limits.batch_bytes)
@@ -284,5 +274,18 @@ class Replica:
 UNKNOWN = (int(Code.UNKNOWN), None, None)
 
 
+def _minted(states: list[bytes | None], others: dict[int, tuple[int, bytes | None]]) -> Minted:
+    """The answer; `others` are the code and the context of each row that was not plain."""
+    if not others:
+        return Minted(states, ())
+    plain = Code.OK, None
+    codes = [others.get(i, plain)[0] for i in range(len(states))]
+    contexts = [
+        others[i][1] if i in others or state is None else clock_of(state)
+        for i, state in enumerate(states)
+    ]
+    return Minted(states, contexts, codes if any(codes) else ())
+
+
 def _size(payloads: Sequence[bytes | None]) -> int:
-    return sum(len(payload) for payload in payloads if payload is not None)
+    return sum(map(len, filter(None, payloads)))

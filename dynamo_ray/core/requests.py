@@ -10,10 +10,10 @@ and sealed on the way out here: storage nodes see clocks, clients see tokens (co
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import NamedTuple, cast
 
 from dynamo_ray.core.context import ContextKeys
 from dynamo_ray.core.get import Get
@@ -32,12 +32,19 @@ from dynamo_ray.core.messages import (
 from dynamo_ray.core.mint import CONCURRENT
 from dynamo_ray.core.put import Put
 from dynamo_ray.core.ring import Ring, partitions_of
-from dynamo_ray.core.routing import Route, route
+from dynamo_ray.core.routing import Route, routes
 from dynamo_ray.core.settings import Limits, Settings
-from dynamo_ray.core.version import EMPTY_CLOCK, clock_of, hide_expired, never_expires
+from dynamo_ray.core.version import (
+    CLOCK_HEAD,
+    EMPTY_CLOCK,
+    NEVER,
+    SIMPLE_HEAD,
+    clock_of,
+    hide_expired,
+)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Desk:
     """What a coordinator knows when it takes a request."""
 
@@ -45,6 +52,11 @@ class Desk:
     settings: Settings
     contexts: ContextKeys
     suspected: frozenset[bytes] = frozenset()
+
+    @cached_property
+    def routes(self) -> tuple[Route, ...]:
+        """The routes of all partitions, by their route keys."""
+        return routes(self.ring, self.suspected)
 
 
 class Group(NamedTuple):
@@ -60,7 +72,7 @@ class PutRequest:
     def __init__(self, message: ClientPut, desk: Desk) -> None:
         self._message = message
         self._desk = desk
-        self._clocks: list[bytes | None] = list(message.contexts)
+        self._clocks: Sequence[bytes | None] = message.contexts
         self._contexts: list[bytes | None] = [None] * len(message.keys)
         self._failures: list[Failure] = []
         w = message.w or desk.settings.w
@@ -75,21 +87,20 @@ class PutRequest:
         """The reply once every group has its outcome."""
         if self._open:
             return None
-        return PutDone(self._contexts, tuple(sorted(self._failures)))
+        return PutDone(self._contexts, tuple(sorted(self._failures)) if self._failures else ())
 
     def on_outcome(self, group: Group, outcome: PutOutcome) -> PutDone | None:
         """A group's puts have ended; the reply if it was the last."""
+        rows, clocks = group.rows, outcome.contexts
+        if outcome.failures:
+            self._failures += [f._replace(index=rows[f.index]) for f in outcome.failures]
+            rows = [row for row, clock in zip(rows, clocks, strict=True) if clock is not None]
+            clocks = [clock for clock in clocks if clock is not None]
         keys, contexts = self._message.keys, self._contexts
-        sealed = [
-            (row, clock)
-            for row, clock in zip(group.rows, outcome.contexts, strict=True)
-            if clock is not None
-        ]
-        clocks = [clock for _, clock in sealed]
-        seals = self._desk.contexts.seals([keys[row] for row, _ in sealed], clocks)
-        for (row, clock), seal in zip(sealed, seals, strict=True):
-            contexts[row] = seal + clock
-        self._failures += [f._replace(index=group.rows[f.index]) for f in outcome.failures]
+        sealed = cast("Sequence[bytes]", clocks)
+        tokens = self._desk.contexts.tokens([keys[row] for row in rows], sealed)
+        for row, token in zip(rows, tokens, strict=True):
+            contexts[row] = token
         self._open -= 1
         return self.reply_if_done()
 
@@ -110,10 +121,11 @@ class PutRequest:
 
     def _open_contexts(self, refused: dict[int, tuple[Code, int, int]]) -> None:
         keys, unseal = self._message.keys, self._desk.contexts.open
-        for row, token in enumerate(self._message.contexts):
+        self._clocks = clocks = list(self._message.contexts)
+        for row, token in enumerate(clocks):
             if token is not None and row not in refused:
                 clock = CONCURRENT if token == b"" else unseal(keys[row], token)
-                self._clocks[row] = clock
+                clocks[row] = clock
                 if clock is None:
                     refused[row] = (Code.INVALID_CONTEXT, 0, 0)
 
@@ -156,13 +168,24 @@ class GetRequest:
         """The reply once every group has its outcome; `now_ms` is the coordinator's wall clock."""
         if self._open:
             return None
+        # Both lists by the same two looks at a simple state; a call per key would cost more.
         states = [
-            state if state is None or never_expires(state) else hide_expired(state, now_ms)
+            state
+            if state is None or (state.startswith(SIMPLE_HEAD) and state[72:80] == NEVER)
+            else hide_expired(state, now_ms)
             for state in self._states
         ]
-        clocks = [EMPTY_CLOCK if state is None else clock_of(state) for state in states]
+        clocks = [
+            EMPTY_CLOCK
+            if state is None
+            else CLOCK_HEAD + state[13:51]
+            if state.startswith(SIMPLE_HEAD)
+            else clock_of(state)
+            for state in states
+        ]
         seals = self._desk.contexts.seals(self._message.keys, clocks)
-        return GetDone(states, seals, self._degraded, tuple(sorted(self._failures)))
+        failures = tuple(sorted(self._failures)) if self._failures else ()
+        return GetDone(states, seals, self._degraded, failures)
 
     def on_outcome(self, group: Group, outcome: GetOutcome, now_ms: int) -> GetDone | None:
         """A group's gets have ended; the reply if it was the last."""
@@ -196,13 +219,15 @@ def _cut(
     keys: Sequence[bytes], refused: set[int], desk: Desk
 ) -> Iterator[tuple[list[int], list[int], Route]]:
     """The rows, partitions and route of each group of keys that share a route."""
-    ring, q = desk.ring, desk.ring.partitions
-    by_route: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-    route_key = ring.route_key
-    for row, partition in enumerate(partitions_of(keys, q)):
+    ring, routes = desk.ring, desk.routes
+    found = partitions_of(keys, ring.partitions)
+    by_route: dict[int, tuple[list[int], list[int]]] = {}
+    for row, (partition, key) in enumerate(zip(found, ring.route_keys_of(found), strict=True)):
         if row not in refused:
-            rows, partitions = by_route[route_key(partition)]
-            rows.append(row)
-            partitions.append(partition)
-    for rows, partitions in by_route.values():
-        yield rows, partitions, route(ring, partitions[0], desk.suspected)
+            group = by_route.get(key)
+            if group is None:
+                group = by_route[key] = ([], [])
+            group[0].append(row)
+            group[1].append(partition)
+    for key, (rows, partitions) in by_route.items():
+        yield rows, partitions, routes[key]

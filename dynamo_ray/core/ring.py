@@ -126,6 +126,11 @@ class Ring:
         """A small number that partitions with the same preference list share."""
         return self._route_keys[partition]
 
+    def route_keys_of(self, partitions: Sequence[int]) -> list[int]:
+        """`route_key` for many partitions."""
+        keys = self._route_keys
+        return [keys[partition] for partition in partitions]
+
     @cached_property
     def places(self) -> Mapping[NodeId, tuple[str, str]]:
         """Zone and machine of each node; empty where that tells no two nodes apart."""

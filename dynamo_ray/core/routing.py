@@ -13,14 +13,15 @@ for it at this moment, as one observer sees it; it is made for one operation and
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from dynamo_ray.core.ring import NodeId, Ring
+from dynamo_ray.core.values import value
 
 Place = tuple[str, str]  # zone, machine
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Route:
     """Owners and spares of a partition, each in the order in which they are to be asked.
 
@@ -48,10 +49,11 @@ class Route:
         return tuple(node for node in nodes if node not in self.suspected)
 
 
-def route(ring: Ring, partition: int, suspected: frozenset[NodeId] = frozenset()) -> Route:
-    """Whom to ask for a partition. It is the same for all partitions of a route key."""
-    order, copies = ring.preference(partition), ring.copies
-    return Route(order[:copies], order[copies:], suspected, ring.places)
+def routes(ring: Ring, suspected: frozenset[NodeId] = frozenset()) -> tuple[Route, ...]:
+    """Whom to ask, by route key: partitions that share one share their route."""
+    copies, places = ring.copies, ring.places
+    orders = ring.preferences
+    return tuple(Route(order[:copies], order[copies:], suspected, places) for order in orders)
 
 
 def minters(route: Route, strict: bool = False) -> tuple[NodeId, ...]:

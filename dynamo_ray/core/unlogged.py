@@ -12,6 +12,7 @@ from collections import deque
 
 from dynamo_ray.core.messages import Persist
 from dynamo_ray.core.replica import Replica
+from dynamo_ray.core.unpersisted import Changes
 
 NEVER = 1 << 62
 
@@ -50,7 +51,7 @@ class Unlogged:
             return []
         keys, partitions = list(self._missed), list(self._missed.values())
         self._missed = {}
-        self._again_at = replica.queue.add(())
+        self._again_at = replica.queue.add(Changes())
         states = [replica.maps[p].get(key) for key, p in zip(keys, partitions, strict=True)]
         hints = [replica.hints.of(key) for key in keys]
         return [Persist(self._again_at, partitions, keys, states, hints)]

@@ -7,20 +7,52 @@ undoes everything that the log was not given, the latest change first.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dynamo_ray.core.hints import Hints
 from dynamo_ray.core.merge import replaced
 from dynamo_ray.core.remembered import RememberedPuts
 
-Change = tuple[int, bytes, bytes | None, bytes]
+
+class Changes:
+    """What one message changes, column by column, in the order in which it is done.
+
+    `before` and `after` are the key's state, None for none; `owners` for whom the copy was kept.
+    """
+
+    __slots__ = ("after", "before", "keys", "owners", "partitions")
+
+    def __init__(self) -> None:
+        self.partitions: list[int] = []
+        self.keys: list[bytes] = []
+        self.before: list[bytes | None] = []
+        self.after: list[bytes | None] = []
+        self.owners: list[bytes] = []
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def add(
+        self, partition: int, key: bytes, before: bytes | None, after: bytes | None, owners: bytes
+    ) -> None:
+        """One more change."""
+        self.partitions.append(partition)
+        self.keys.append(key)
+        self.before.append(before)
+        self.after.append(after)
+        self.owners.append(owners)
+
+    def latest_first(self) -> Iterator[tuple[int, bytes, bytes | None, bytes]]:
+        """Partition, key, state before and owners of each change, the last one first."""
+        for i in range(len(self.keys) - 1, -1, -1):
+            yield self.partitions[i], self.keys[i], self.before[i], self.owners[i]
 
 
 class Unpersisted:
-    """The queue of changes between map and log: (partition, key, state before, hints before)."""
+    """The queue of changes between map and log, by position."""
 
     def __init__(self) -> None:
-        self._queue: deque[tuple[int, Sequence[Change]]] = deque()
+        self._queue: deque[tuple[int, Changes]] = deque()
         self._last = 0
         self._latest = 0
 
@@ -29,7 +61,7 @@ class Unpersisted:
         """The last position that was handed out and not undone: what the log will be given."""
         return self._latest
 
-    def add(self, changes: Sequence[Change]) -> int:
+    def add(self, changes: Changes) -> int:
         """Queue changes; their position, one more than the last."""
         self._last = self._latest = self._last + 1
         self._queue.append((self._last, changes))
@@ -41,7 +73,7 @@ class Unpersisted:
             return 0
         wanted = set(keys)
         for position, changes in reversed(self._queue):
-            if not wanted.isdisjoint(key for _, key, _, _ in changes):
+            if not wanted.isdisjoint(changes.keys):
                 return position
         return 0
 
@@ -63,7 +95,7 @@ class Unpersisted:
         self._latest = min(self._latest, appended)
         while self._queue and self._queue[-1][0] > appended:
             _, changes = self._queue.pop()
-            for partition, key, before, owners in reversed(changes):
+            for partition, key, before, owners in changes.latest_first():
                 after = maps[partition].pop(key, None)
                 if before is not None:
                     puts.forget(replaced(before, after))

@@ -19,7 +19,6 @@ Source: Dynamo §4.4; the layout is our own.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from hashlib import blake2b
@@ -27,12 +26,16 @@ from typing import NamedTuple
 
 from dynamo_ray.core.clock import EMPTY, Clock, Dot
 from dynamo_ray.core.clock import clock as compact
+from dynamo_ray.core.values import value
 
 FORM = 1
 HEAD = struct.Struct(">BIII")
 WRITER = struct.Struct(">30sQ")
 BEYOND = struct.Struct(">IQ")
 VERSION = struct.Struct(">IQBQQ16sI")
+
+# Of a simple state (any state is long enough): head and writer, counter, its dot's counter, put id.
+SIMPLE = struct.Struct(">43s8s4x8s17x16s")
 
 SIMPLE_HEAD = HEAD.pack(FORM, 1, 0, 1)
 CLOCK_HEAD = HEAD.pack(FORM, 1, 0, 0)
@@ -66,7 +69,7 @@ class Version(NamedTuple):
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class State:
     """A key's clock and its siblings, sorted by dot; the clock covers every sibling's dot."""
 

@@ -13,6 +13,7 @@ import json
 import logging
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 from dynamo_ray.core.charter import Charter
@@ -28,6 +29,7 @@ from dynamo_ray.wire.keys import PEER, peer_credentials
 from dynamo_ray.wire.listener import Door, Listener, serve
 from dynamo_ray.wire.options import Options
 from dynamo_ray.wire.peers import Hooks, Peer
+from dynamo_ray.wire.turns import Turn, turn_of
 
 GOSSIP_EVERY_S = 1.0
 REACH_POLL_S = 0.005
@@ -72,6 +74,7 @@ class Member:
         self._chance = random.Random()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._turn: Turn | None = None
 
     # ---- what subclasses answer
 
@@ -171,6 +174,13 @@ class Member:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def at_the_end_of_this_turn(self, act: Callable[[], None]) -> None:
+        """Do it once all that has arrived is handled, before anything is written."""
+        if self._turn is None:
+            self._loop = asyncio.get_running_loop()
+            self._turn = turn_of(self._loop)
+        self._turn.before_flush(act, self._loop)
 
     # ---- messages
 

@@ -31,7 +31,6 @@ from dynamo_ray.storage.errors import AppendFailedError, StorageError
 from dynamo_ray.wire.errors import Failure, PortInUseError
 from dynamo_ray.wire.handshake import Identity
 from dynamo_ray.wire.keys import PEER
-from dynamo_ray.wire.turns import turn_of
 
 SCAN_KEYS = 2000
 COPY_KEYS = 200
@@ -167,8 +166,7 @@ class NodeServer(Member):
     def _schedule(self) -> None:
         if not self._scheduled and not self._appending:
             self._scheduled = True
-            loop = asyncio.get_running_loop()
-            turn_of(loop).before_flush(self._append, loop)
+            self.at_the_end_of_this_turn(self._append)
 
     def _append(self) -> None:
         self._scheduled = False

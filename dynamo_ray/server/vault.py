@@ -77,14 +77,8 @@ class Vault:
 
     def append(self, batch: Sequence[Persist]) -> AppendFailedError | None:
         """Append the records of these effects together; None if the log has them."""
-        columns = Columns(
-            [p for one in batch for p in one.partitions],
-            [key for one in batch for key in one.keys],
-            [state for one in batch for state in one.states],
-            [hint for one in batch for hint in one.hints or [b""] * len(one.keys)],
-        )
         try:
-            self._store.append_columns(columns)
+            self._store.append_columns(_columns_of(batch))
         except AppendFailedError as error:
             _log.error("%s", error)
             return error
@@ -198,6 +192,21 @@ class Vault:
 
     def _remember(self, key: bytes, before: bytes, after: bytes | None) -> None:
         self.puts.remember(replaced(before, after))
+
+
+def _columns_of(batch: Sequence[Persist]) -> Columns:
+    if len(batch) == 1:
+        one = batch[0]
+        return Columns(one.partitions, one.keys, one.states, one.hints)
+    hints: list[bytes] = []
+    if any(one.hints for one in batch):
+        hints = [hint for one in batch for hint in one.hints or [b""] * len(one.keys)]
+    return Columns(
+        [p for one in batch for p in one.partitions],
+        [key for one in batch for key in one.keys],
+        [state for one in batch for state in one.states],
+        hints,
+    )
 
 
 def bytes_about(maps: list[dict[bytes, bytes]]) -> int:

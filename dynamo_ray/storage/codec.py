@@ -44,6 +44,9 @@ PADDING = [bytes(-n % 8) for n in range(8)]
 
 HEAD = struct.Struct("<40sq24sq8s22q8s8q")
 END = struct.Struct("<i")
+PLACE = struct.Struct("<I")
+ENDS_OF_ONE = struct.Struct("<2i")
+TOO_LARGE = "a batch of records is over 1 GiB; store smaller values"
 # The flatbuffer tables of a RecordBatch message with 4 columns and 11 buffers, between its numbers.
 MESSAGE = bytes.fromhex(
     "ffffffff4801000014000000000000000c0016000600050008000c000c0000000003040018000000"
@@ -63,7 +66,7 @@ class Record(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Records, column by column, all of one length."""
+    """Records, column by column, all of one length; no hints at all may be given as ()."""
 
     partitions: Sequence[int]
     keys: Sequence[bytes]
@@ -100,7 +103,9 @@ def encode_columns(columns: Columns) -> bytes:
     """The message of at least one record. Raises RecordTooLargeError."""
     partitions, keys, states, hints = columns
     rows = len(partitions)
-    assert rows and rows == len(keys) == len(states) == len(hints)
+    assert rows and rows == len(keys) == len(states) and len(hints) in (0, rows)
+    if rows == 1 and states[0] is not None and not any(hints):
+        return _encode_one(partitions[0], keys[0], states[0])
     places = struct.pack(f"<{rows}I", *partitions)
     key = _lay_out(keys)
     state = _lay_out(states)
@@ -112,6 +117,26 @@ def encode_columns(columns: Columns) -> bytes:
         parts += bits, PADDING[len(bits) & 7], ends, PADDING[len(ends) & 7]
         parts += content, PADDING[len(content) & 7]
     return b"".join(parts)
+
+
+def _encode_one(partition: int, key: bytes, state: bytes) -> bytes:
+    """The message of one record without hints, which is what a single put appends."""
+    if len(key) > COLUMN_BYTES_MAX or len(state) > COLUMN_BYTES_MAX:
+        raise RecordTooLargeError(TOO_LARGE)
+    head, to_key, to_state, rest = _around_one(len(key), len(state))
+    return b"".join((head, PLACE.pack(partition), to_key, key, to_state, state, rest))
+
+
+@lru_cache(maxsize=1024)
+def _around_one(key: int, state: int) -> tuple[bytes, bytes, bytes, bytes]:
+    """What stands before, between and after the partition, key and state of such a message."""
+    hint = _nothing(1)
+    return (
+        _head(1, key, state, 0, 0, hint.nulls),
+        PADDING[PLACE.size] + ENDS_OF_ONE.pack(0, key),
+        PADDING[key & 7] + ENDS_OF_ONE.pack(0, state),
+        PADDING[state & 7] + bytes(hint.bits) + PADDING[len(hint.bits) & 7] + bytes(hint.ends),
+    )
 
 
 def decode(message: bytes) -> list[Record]:
@@ -178,7 +203,7 @@ def _lay_out(values: Sequence[bytes | None]) -> Laid:
     """A column's buffers; both ways give the same bytes."""
     laid = _lay_out_few(values) if len(values) < MANY else _lay_out_many(values)
     if laid is None or len(laid.content) > COLUMN_BYTES_MAX:
-        raise RecordTooLargeError("a batch of records is over 1 GiB; store smaller values")
+        raise RecordTooLargeError(TOO_LARGE)
     return laid
 
 

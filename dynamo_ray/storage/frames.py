@@ -27,7 +27,7 @@ SEGMENT_BYTES = SEGMENT.size + 4
 FRAME_MAGIC = b"\xd7DR\x1e"
 FRAME = struct.Struct(">4sHQQQIIII")
 FRAME_BYTES = FRAME.size + 4
-CRC = struct.Struct(">I")
+CRC = PLACE = struct.Struct(">I")
 
 BATCH, CLOSED = 0, 1
 KINDS = (BATCH, CLOSED)
@@ -107,7 +107,8 @@ def frame(
     kind: int = BATCH,
 ) -> bytes:
     """The bytes of one frame that will stand at `offset` of the segment."""
-    places = struct.pack(f">{len(partitions)}I", *partitions)
+    few = len(partitions) == 1
+    places = PLACE.pack(*partitions) if few else struct.pack(f">{len(partitions)}I", *partitions)
     head = FRAME.pack(
         FRAME_MAGIC,
         kind,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dynamo_ray.core.detector import Detector
@@ -91,6 +91,12 @@ def test_nor_when_it_wakes_to_a_new_view() -> None:
     assert detector.suspected == frozenset()
 
 
+# A stall of the observer once took back its suspicion of somebody whom it had still not heard.
+STALLED = [("heard", A)] * 2 + [("tick", A)] + [("heard", A)] * 2 + [("tick", A)] * 2
+STALLED += [("heard", A)] * 3 + [("tick", A)]
+
+
+@example(STALLED)
 @given(st.lists(st.tuples(st.sampled_from(["heard", "down", "tick"]), st.sampled_from([A, B]))))
 def test_new_suspects_are_told_once(events: list[tuple[str, bytes]]) -> None:
     detector, told, now = watching(A, B), set[bytes](), 0.0

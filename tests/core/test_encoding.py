@@ -42,8 +42,8 @@ MESSAGES: list[Any] = [
     GET,
     PutDone([b"c", None], (Failure(1, Code.UNKNOWN, 2, 1, "why"),)),
     GetDone([b"s"], [b"seal"], True, (Failure(0, Code.UNAVAILABLE, 2, 1),)),
-    PutDone([]),
-    GetDone([], []),
+    PutDone([], []),
+    GetDone([], [], False, []),
 ]
 
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_ray.core.ring import Member, claim
-from dynamo_ray.core.routing import Route, StandIns, minters, pair_stand_ins, route
+from dynamo_ray.core.routing import Route, StandIns, minters, pair_stand_ins
+from dynamo_ray.core.routing import routes as routes_of
 
 A, B, C, D, E, F = (bytes([i]) * 8 for i in b"ABCDEF")
 ROUTE = Route(owners=(A, B, C), spares=(D, E, F))
@@ -19,7 +20,7 @@ def suspecting(*nodes: bytes) -> Route:
 def test_a_route_is_the_preference_list_cut_after_the_owners() -> None:
     ring = claim([Member(node, "") for node in (A, B, C, D, E)])
     for partition in range(ring.partitions):
-        found = route(ring, partition, frozenset([A]))
+        found = routes_of(ring, frozenset([A]))[ring.route_key(partition)]
         assert found.owners == ring.owners(partition)
         assert found.owners + found.spares == ring.preference(partition)
         assert found.suspected == {A}

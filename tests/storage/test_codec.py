@@ -77,6 +77,21 @@ def test_law_a_batch_is_byte_for_byte_what_arrow_gives(records: list[Record]) ->
     assert encode(records) == by_arrow(records)
 
 
+@given(st.integers(0, 2**32 - 1), st.binary(max_size=40), st.binary(max_size=80))
+def test_law_a_single_record_is_what_arrow_gives(partition: int, key: bytes, state: bytes) -> None:
+    arrow = by_arrow([Record(partition, key, state, b"")])
+    assert encode_columns(Columns([partition], [key], [state], [b""])) == arrow
+    assert encode_columns(Columns([partition], [key], [state], ())) == arrow
+
+
+@given(RECORDS)
+def test_law_no_hints_at_all_need_no_column(records: list[Record]) -> None:
+    bare = [record._replace(hints=b"") for record in records]
+    columns = columns_of(bare)._replace(hints=())
+    assert encode_columns(columns) == by_arrow(bare)
+    assert encode_columns(part_of(columns, 0, len(bare))) == by_arrow(bare)
+
+
 @given(RECORDS)
 def test_law_what_is_decoded_is_what_was_encoded(records: list[Record]) -> None:
     message = encode(records)
