@@ -1,9 +1,9 @@
 """Single operations that come together leave together (natural batching, DESIGN §4).
 
-Operations submitted in one turn of the loop, with the same options, become one request of many
-keys. While `UNDER_WAY` such requests are without an answer, further operations wait and leave
-together when one comes back. So there is no timer, no delay when idle, and the batches grow with
-the load.
+An operation leaves at once when nothing is under way. Those that are submitted meanwhile in one
+turn of the loop, with the same options, become one request of many keys; while `UNDER_WAY` such
+requests are without an answer, further operations wait and leave together when one comes back. So
+there is no timer, no delay when idle, and the batches grow with the load.
 """
 
 from __future__ import annotations
@@ -52,8 +52,13 @@ class Batch:
         self._rows.append(row)
         self._futures.append(future)
         if not self._scheduled:
-            self._scheduled = True
-            self._turn.before_flush(self._leave, self._loop)
+            if self._under_way or self._turn.receiving:
+                self._scheduled = True
+                self._turn.before_flush(self._leave, self._loop)
+            else:
+                # Nobody is under way to leave with, and a turn of the loop would only be waited.
+                self._leave()
+                self._turn.flush()
         return future
 
     def _leave(self) -> None:

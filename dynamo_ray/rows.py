@@ -17,7 +17,7 @@ Row = tuple[Any, ...]
 
 # Requests of a many-key call follow each other through client, coordinator and nodes like wagons:
 # short enough that all of them work at the same time, and that none holds its loop for long.
-KEYS_A_REQUEST = 250
+KEYS_A_REQUEST = 500
 # Single operations that leave together.
 KEYS_A_BATCH = 1000
 BYTES_A_REQUEST = 4 * 1024 * 1024

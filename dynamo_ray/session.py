@@ -30,7 +30,9 @@ from dynamo_ray.wire.peers import Hooks, Peer
 REFRESH_S = 5.0
 SEARCH_S = 0.5
 LOST_S = 0.05
+ASK_S = 0.5
 GRACE_S = 0.25
+PATIENCE_S = 0.2
 
 OnReply = Callable[[int, list[Any]], None]
 OnFailure = Callable[[Failure], None]
@@ -50,6 +52,8 @@ class Channel(Protocol):
         on_failure: OnFailure,
         timeout_s: float | None = None,
     ) -> int: ...
+
+    def listen(self) -> Callable[[], bool]: ...
 
     def close(self) -> None: ...
 
@@ -73,6 +77,7 @@ class Session:
         self._fixed = bool(channels)
         self._seed_peers: list[Peer] = []
         self._next = random.randrange(1 << 16)
+        self._silent: dict[Channel, Callable[[], bool]] = {}
         self._pending = 0
         self._idle = asyncio.Event()
         self._lost = asyncio.Event()
@@ -151,8 +156,9 @@ class Session:
         self._next += 1
         turn = self._next % max(1, len(channels))
         ordered = channels[turn:] + channels[:turn]
-        if not all([channel.connected for channel in ordered]):
-            ordered.sort(key=lambda channel: not channel.connected)
+        if self._silent or not all([channel.connected for channel in ordered]):
+            silent = self._silent = {c: lives for c, lives in self._silent.items() if not lives()}
+            ordered.sort(key=lambda channel: (not channel.connected, channel in silent))
         if not ordered or not ordered[0].connected:
             self._lost.set()
         return ordered
@@ -187,8 +193,10 @@ class Session:
         while True:
             if not all(channel.connected for channel in self._channels.values()):
                 pause_s = SEARCH_S
+            # Not wait_for: in Python 3.11 it swallows a cancellation that comes with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._lost.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._lost.wait()
             pause_s = min(REFRESH_S, 2 * pause_s)
             await asyncio.sleep(LOST_S)
             self._lost.clear()
@@ -207,10 +215,11 @@ class Session:
     async def _refresh(self) -> bool:
         """Ask members for the view until one answers."""
         peers = [c for c in self._channels.values() if isinstance(c, Peer)] + self._seed_peers
-        for peer in peers:
+        silent = {channel.address for channel in self._silent if isinstance(channel, Peer)}
+        for peer in sorted(peers, key=lambda peer: peer.address in silent):
             if not peer.connected and not await peer.wait_connected(0.02):
                 continue
-            answer = await _answer_of(peer, 1.0)
+            answer = await _answer_of(peer, ASK_S)
             if answer is not None:
                 self._learn(answer)
                 return True
@@ -240,6 +249,11 @@ class Session:
             address, self._credentials, rng=random.Random(), hooks=hooks, options=self._options
         )
 
+    def _found_silent(self, channel: Channel, lives: Callable[[], bool]) -> None:
+        """Ask the others first, until something is heard of it, and look for more of them."""
+        self._silent[channel] = lives
+        self._lost.set()
+
     def _begun(self) -> None:
         self._pending += 1
 
@@ -250,9 +264,13 @@ class Session:
 
 
 class _Asking:
-    """The shell of one Attempts machine."""
+    """The shell of one Attempts machine.
 
-    __slots__ = ("_machine", "_on_answer", "_session", "_timeout_s", "_timer")
+    Now and then it asks the coordinator for a sign of life. One that gives none is stopped, or cut
+    off without its connection being closed; one that works on a slow request answers a ping.
+    """
+
+    __slots__ = ("_asked", "_ends_at", "_machine", "_on_answer", "_session", "_timeout_s", "_timer")
 
     def __init__(
         self,
@@ -265,8 +283,10 @@ class _Asking:
         self._on_answer = on_answer
         self._timeout_s = timeout_s
         self._machine = Attempts(message, session._ordered())
+        self._asked: Channel | None = None
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(timeout_s + GRACE_S, self._late)
+        self._ends_at = loop.time() + timeout_s + GRACE_S
+        self._timer = loop.call_later(min(PATIENCE_S, timeout_s / 4), self._wonder)
         session._begun()
         self._perform(self._machine.start())
 
@@ -281,7 +301,33 @@ class _Asking:
             else:
                 self._send(effect)
 
+    def _wonder(self) -> None:
+        """It takes long: ask the coordinator asked last for a sign of life."""
+        if self._asked is None:
+            self._set_timer(self._wonder)
+        else:
+            due = asyncio.get_running_loop().time() + PATIENCE_S
+            self._set_timer(self._judge, self._asked, self._asked.listen(), due)
+
+    def _judge(self, channel: Channel, lives: Callable[[], bool], due: float) -> None:
+        self._set_timer(self._wonder)
+        was_asleep = asyncio.get_running_loop().time() > due + PATIENCE_S
+        if not was_asleep and not lives():  # who slept has read nothing meanwhile
+            self._session._found_silent(channel, lives)
+            reached = [one for one in self._session._ordered() if one.connected]
+            self._perform(self._machine.on_silence(reached))
+
+    def _set_timer(self, act: Callable[..., None], *args: Any) -> None:
+        loop = asyncio.get_running_loop()
+        left_s = self._ends_at - loop.time()
+        step_s = min(PATIENCE_S, self._timeout_s / 4)
+        if left_s > step_s:
+            self._timer = loop.call_later(step_s, act, *args)
+        else:
+            self._timer = loop.call_later(left_s, self._late)
+
     def _send(self, effect: Ask) -> None:
+        self._asked = effect.coordinator
         effect.coordinator.call(
             effect.message.KIND,
             to_fields(effect.message),

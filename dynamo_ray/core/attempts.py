@@ -2,11 +2,13 @@
 
     start ─► asked ── answered ───────────────────────────► Done
                │ the connection was lost, the coordinator refused: the next one, same put ids
+               │ it is silent: the next one as well; the first good answer counts
                └ time is up, or nobody is left: Done(unavailable; unknown if maybe applied)
 
 Coordinators are interchangeable. A put may be repeated because its put ids make it harmless (DESIGN
 rule 7); it is repeated whole, never changed. Keys that one coordinator found unavailable, or could
 not finish, stay the caller's to repeat: only a request that got no answer at all is tried again.
+While several coordinators work on one request, an answer that is not good waits for a better one.
 """
 
 from __future__ import annotations
@@ -44,8 +46,10 @@ class Attempts:
         self._message = message
         self._coordinators = list(coordinators)
         self._tried = 0
+        self._pending = 0
         self._maybe_applied = False
         self._refusal: Refused | None = None
+        self._poor: Any = None
         self._answered = False
 
     def start(self) -> list[Ask | Answered]:
@@ -56,31 +60,54 @@ class Attempts:
         """An answer; a refusal sends the request on, unless every coordinator would refuse it."""
         if self._answered:
             return []
+        self._pending -= 1
         if isinstance(reply, Refused) and reply.code in (Code.OVERLOADED, Code.NOT_READY):
             self._refusal = reply
             return self._ask_next()
+        if self._pending and not _is_final(reply):
+            self._poor = reply
+            return []
         return self._answer(self._honest(reply))
 
     def on_failure(self, maybe_applied: bool) -> list[Ask | Answered]:
         """The coordinator could not be reached, or was lost while it worked on the request."""
         if self._answered:
             return []
+        self._pending -= 1
         self._maybe_applied = self._maybe_applied or maybe_applied
+        return self._ask_next()
+
+    def on_silence(self, known: Sequence[Any] = ()) -> list[Ask | Answered]:
+        """No sign of life from the coordinator asked last: ask one that was not asked, too.
+
+        `known` are the coordinators that can be reached by now.
+        """
+        self._coordinators += [one for one in known if one not in self._coordinators]
+        if self._answered or self._tried >= len(self._coordinators):
+            return []
+        self._maybe_applied = True
         return self._ask_next()
 
     def on_deadline(self) -> list[Ask | Answered]:
         """The caller's time is up: whatever was sent may still be applied."""
         if self._answered:
             return []
+        if self._poor is not None:
+            return self._answer(self._honest(self._poor))
         return self._answer(Refused(Code.UNKNOWN, "no coordinator answered in time"))
 
     def _ask_next(self) -> list[Ask | Answered]:
-        if not self._coordinators or self._tried >= ROUNDS * len(self._coordinators):
-            return self._give_up("no coordinator could be reached")
         count = len(self._coordinators)
+        if self._pending and self._tried >= count:
+            return []
+        if self._poor is not None and not self._pending:
+            return self._answer(self._honest(self._poor))
+        if not count or self._tried >= ROUNDS * count:
+            return self._give_up("no coordinator could be reached")
         coordinator = self._coordinators[self._tried % count]
         wait_s = 0.0 if self._tried < count else 0.05 * (self._tried // count)
         self._tried += 1
+        self._pending += 1
         return [Ask(coordinator, self._message, wait_s)]
 
     def _give_up(self, text: str) -> list[Ask | Answered]:
@@ -105,3 +132,10 @@ class Attempts:
     def _answer(self, reply: Any) -> list[Ask | Answered]:
         self._answered = True
         return [Answered(reply)]
+
+
+def _is_final(reply: Any) -> bool:
+    """True if no other coordinator could say anything better."""
+    if isinstance(reply, Refused):
+        return reply.code in ALWAYS_REFUSED
+    return all(failure.code in ALWAYS_REFUSED for failure in reply.failures)

@@ -50,24 +50,27 @@ class Phase(Enum):
 class Put:
     """One list of puts that share a route; `w` acknowledgements answer it."""
 
+    # What a put begins with; most puts change little of it.
+    _phase = Phase.MINTING
+    _tried = 0
+    _minter = b""
+    _maybe_applied = False
+    _answered = False
+    _failures: Sequence[Failure] = ()
+    _contexts: Sequence[bytes | None] = ()
+    _merge = Merge((), (), ())
+
     def __init__(self, mint: Mint, route: Route, w: int, strict: bool = False) -> None:
         self._mint = mint
         self._route = route
         self._w = w
         self._strict = strict
-        self._candidates = list(minters(route, strict))
+        self._candidates = minters(route, strict)
         self._stand_ins = StandIns(route)
         self._represented: dict[bytes, bytes] = {}
-        self._phase = Phase.MINTING
-        self._minter = b""
-        self._maybe_applied = False
-        self._answered = False
         self._pending: set[bytes] = set()
         self._acks: set[bytes] = set()
         self._live: Sequence[int] = range(len(mint.keys))
-        self._failures: list[Failure] = []
-        self._contexts: Sequence[bytes | None] = ()
-        self._merge = Merge((), (), ())
 
     @property
     def closed(self) -> bool:
@@ -123,14 +126,16 @@ class Put:
         return self._end(Code.UNKNOWN, len(self._acks), close=self._phase is Phase.MINTING)
 
     def _reachable(self) -> int:
-        nodes = self._route.owners if self._strict else self._route.owners + self._route.spares
-        return sum(node not in self._route.suspected for node in nodes)
+        route = self._route
+        owners = len(route.healthy_owners)
+        return owners if self._strict else owners + len(route.healthy_spares)
 
     def _mint_at_next(self) -> list[Effect]:
-        if not self._candidates:
+        if self._tried == len(self._candidates):
             code = Code.UNKNOWN if self._maybe_applied else Code.UNAVAILABLE
             return self._end(code, 0, close=True)
-        self._minter = self._candidates.pop(0)
+        self._minter = self._candidates[self._tried]
+        self._tried += 1
         message = self._mint
         if self._minter not in self._route.owners:
             owner = self._owner_without_copy()

@@ -28,9 +28,9 @@ class RememberedPuts:
         return put_id in self._young or put_id in self._old
 
     @property
-    def young(self) -> dict[bytes, bytes]:
-        """Where new ones go, for the lean paths; `settle` must follow."""
-        return self._young
+    def generations(self) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+        """The young one, where new ids go, and the old one. `settle` must follow."""
+        return self._young, self._old
 
     def settle(self) -> None:
         """Keep the bound after ids were put into `young`."""

@@ -34,7 +34,7 @@ from dynamo_ray.core.messages import (
     Send,
 )
 from dynamo_ray.core.mint import Body, again, mint, operation_id
-from dynamo_ray.core.plain import PlainPuts, take_plain
+from dynamo_ray.core.plain import Plain
 from dynamo_ray.core.remembered import RememberedPuts
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.unpersisted import Changes, Unpersisted
@@ -95,11 +95,12 @@ class Replica:
         if message.hint_for and not self.hints.has_room(_size(message.states)):
             return [Reply(to, HINTS_FULL)]
         changes = Changes()
-        maps, of_key = self.maps, self.hints.of_key
-        for row in take_plain(message, maps, self.puts.young, of_key, self.lives.prefix, changes):
-            self._merge_one(
-                message.keys[row], message.partitions[row], message.states[row], changes
-            )
+
+        def general(row: int) -> None:
+            key, partition, state = message.keys[row], message.partitions[row], message.states[row]
+            self._merge_one(key, partition, state, changes)
+
+        self._plain().merge(message, changes, general)
         self.puts.settle()
         if message.hint_for:
             self._keep(message.hint_for, message, range(len(message.keys)), changes)
@@ -160,30 +161,26 @@ class Replica:
 
     def _mint_all(self, message: Mint, now_ms: int, changes: Changes) -> Minted:
         """Mint every key: the plain ones the lean way, the others the general way."""
-        maps, young, of_key = self.maps, self.puts.young, self.hints.of_key
-        plain = PlainPuts(self.lives, self.puts, now_ms)
-        states: list[bytes | None] = []
         others: dict[int, tuple[int, bytes | None]] = {}
-        columns = message.keys, message.partitions, message.values, message.contexts
-        for row in zip(*columns, message.put_ids, message.ttls_ms, strict=True):
-            key, partition, value, context, put_id, ttl_ms = row
-            state, held = None, maps[partition].get(key)
-            if context is None and value is not None and not ttl_ms:
-                state = plain.mint(key, held, value, put_id)
-            if state is not None:
-                changes.add(partition, key, held, state, of_key.get(key, b""))
-                maps[partition][key] = state
-                if held is not None:
-                    young[held[80:96]] = held[13:51]
-            else:
-                code, state, after = self._mint_one(row, now_ms, changes)
-                others[len(states)] = code, after
-            states.append(state)
+        asked = message.keys, message.partitions, message.values, message.contexts
+        columns: tuple[Sequence[Any], ...] = (*asked, message.put_ids, message.ttls_ms)
+
+        def general(row: int) -> bytes | None:
+            code, state, after = self._mint_one(
+                [column[row] for column in columns], now_ms, changes
+            )
+            others[row] = code, after
+            return state
+
+        states = self._plain().mint(message, now_ms, changes, general)
         self.puts.settle()
         return _minted(states, others)
 
+    def _plain(self) -> Plain:
+        return Plain(self.maps, self.lives, self.puts, self.hints.of_key)
+
     def _mint_one(
-        self, row: tuple[Any, ...], now_ms: int, changes: Changes
+        self, row: Sequence[Any], now_ms: int, changes: Changes
     ) -> tuple[int, bytes | None, bytes | None]:
         key, partition, value, context, put_id, ttl_ms = row
         kind, payload = (Kind.TOMBSTONE, b"") if value is None else (Kind.VALUE, value)

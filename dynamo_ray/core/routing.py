@@ -76,12 +76,12 @@ class StandIns:
 
     def __init__(self, route: Route) -> None:
         self._route = route
-        self._used: set[NodeId] = set()
-        self._replaced: set[NodeId] = set()
+        self._used: frozenset[NodeId] = frozenset()
+        self._replaced: frozenset[NodeId] = frozenset()
 
     def use(self, node: NodeId) -> None:
         """A spare was put to use by the caller, to mint: it is no longer free."""
-        self._used.add(node)
+        self._used |= {node}
 
     def next_for(self, owner: NodeId) -> NodeId | None:
         """The healthy spare that should hold the owner's copy next, or None if none is left.
@@ -91,9 +91,9 @@ class StandIns:
         free = [node for node in self._route.healthy_spares if node not in self._used]
         if not free:
             return None
-        self._replaced.add(owner)
+        self._replaced |= {owner}
         found = self._apart(free) if self._route.places else free[0]
-        self._used.add(found)
+        self._used |= {found}
         return found
 
     def _apart(self, free: list[NodeId]) -> NodeId:

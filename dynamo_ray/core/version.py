@@ -35,7 +35,7 @@ BEYOND = struct.Struct(">IQ")
 VERSION = struct.Struct(">IQBQQ16sI")
 
 # Of a simple state (any state is long enough): head and writer, counter, its dot's counter, put id.
-SIMPLE = struct.Struct(">43s8s4x8s17x16s")
+SIMPLE = struct.Struct(">43sQ4xQ17x16s")
 
 SIMPLE_HEAD = HEAD.pack(FORM, 1, 0, 1)
 CLOCK_HEAD = HEAD.pack(FORM, 1, 0, 0)

@@ -54,6 +54,10 @@ class EmbeddedChannel:
             self._server.submit(message, lambda reply: on_reply(reply.KIND, list(to_fields(reply))))
         return self._last
 
+    def listen(self) -> Callable[[], bool]:
+        """It lives as long as this process."""
+        return lambda: True
+
     def close(self) -> None:
         """Hang up on the storage nodes."""
         asyncio.get_running_loop().create_task(self._server.close())
@@ -73,13 +77,13 @@ class _Caller:
 
 
 async def embedded_channel(charter: Charter, secrets: list[bytes], view: View) -> EmbeddedChannel:
-    """Start a coordinator here and wait, bounded, until it has reached W storage nodes."""
+    """Start a coordinator here and wait, bounded, until it has reached the storage nodes.
+
+    A node that is not reached yet looks like one that is away, so all of them are waited for as
+    long as it takes to suspect one, and N of them longer.
+    """
     server = CoordinatorServer(charter, secrets, os.urandom(8), view)
     server.start_without_door()
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + READY_S
-    while loop.time() < deadline:
-        if sum(peer.connected for peer in server.peers.values()) >= charter.settings.n:
-            break
-        await asyncio.sleep(0.005)
+    await server.reach_nodes(charter.settings.times.suspect_s)
+    await server.reach_nodes(READY_S, at_least=charter.settings.n)
     return EmbeddedChannel(server)

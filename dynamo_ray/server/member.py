@@ -136,13 +136,14 @@ class Member:
         self._tell_all()
         self.spawn(self._ticking())
 
-    async def reach_nodes(self, timeout_s: float) -> None:
-        """Connect to the nodes; wait, at most so long, until every one of them is reached."""
+    async def reach_nodes(self, timeout_s: float, at_least: int | None = None) -> None:
+        """Connect to the nodes; wait, at most so long, until all, or so many, are reached."""
         self._follow_view()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while loop.time() < deadline:
-            if all(peer.connected for peer in self.peers.values()):
+            wanted = len(self.peers) if at_least is None else at_least
+            if sum(peer.connected for peer in self.peers.values()) >= wanted:
                 break
             await asyncio.sleep(REACH_POLL_S)
 

@@ -361,7 +361,7 @@ def _fitting(held: dict[bytes, bytes], page: list[bytes], most: int) -> int:
 
 
 def _bytes_of(batch: list[Persist]) -> int:
-    return sum(sum(map(len, filter(None, one.states))) for one in batch)
+    return sum([sum(map(len, filter(None, one.states))) for one in batch])
 
 
 async def open_node(

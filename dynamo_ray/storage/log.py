@@ -15,7 +15,7 @@ One caller at a time, but `sync` may run beside `append` in another thread.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from dynamo_ray.storage.codec import Columns, encode_columns, part_of
 from dynamo_ray.storage.disk import Disk
@@ -38,7 +38,7 @@ def segments_on(disk: Disk) -> list[int]:
     return sorted(int(match[1], 16) for match in found if match)
 
 
-def payloads(columns: Columns) -> Iterator[tuple[list[int], bytes]]:
+def payloads(columns: Columns) -> Iterator[tuple[Sequence[int], bytes]]:
     """The records as payloads of bounded size, each with its distinct partitions."""
     rows = len(columns.partitions)
     try:
@@ -102,6 +102,8 @@ class Log:
 
         Raises AppendFailedError, RecordTooLargeError, or SyncFailedError where a segment ended.
         """
+        if len(columns.partitions) == 1:
+            return self._write(iter([(columns.partitions, encode_columns(columns))]), BATCH)
         return self._write(payloads(columns), BATCH)
 
     def mark_closed(self) -> None:
@@ -136,7 +138,7 @@ class Log:
             removed += 1
         return removed
 
-    def _write(self, groups: Iterator[tuple[list[int], bytes]], kind: int) -> int:
+    def _write(self, groups: Iterator[tuple[Sequence[int], bytes]], kind: int) -> int:
         if self.starts_segment:
             self._start()
         position, offset, frames = self.position, self._size, []

@@ -44,6 +44,10 @@ class Hooks:
 NO_HOOKS = Hooks()
 
 
+def _always() -> bool:
+    return True
+
+
 class Backoff:
     """How long to wait before the next attempt: doubling, less up to half by chance. No clock."""
 
@@ -135,6 +139,18 @@ class Peer:
         self._backoff.reset()
         if under_way:
             self.start()
+
+    def listen(self) -> Callable[[], bool]:
+        """Ask for a sign of life; the answer tells, later, whether one came since.
+
+        A lost connection counts as one: its loss is told to whoever called.
+        """
+        connection = self.connection
+        if connection is None:
+            return _always
+        before = connection.chunks
+        connection.ping(self._hooks.on_heard)
+        return lambda: connection.chunks != before or connection is not self.connection
 
     def remote_expiry(self, timeout_ms: int) -> int | None:
         """As Connection.remote_expiry; None when not connected."""

@@ -111,28 +111,77 @@ def test_a_get_is_not_rewritten() -> None:
     assert attempts.on_reply(failed) == [Answered(failed)]
 
 
+def test_a_silent_coordinator_is_not_waited_for() -> None:
+    attempts = Attempts(PUT, ["c1", "c2"])
+    attempts.start()
+    assert attempts.on_silence() == [Ask("c2", PUT)]
+    assert attempts.on_silence() == [], "nobody is left that was not asked"
+    assert attempts.on_reply(DONE) == [Answered(DONE)]
+
+
+def test_a_coordinator_that_was_not_known_at_first_is_asked_too() -> None:
+    attempts = Attempts(PUT, ["c1"])
+    attempts.start()
+    assert attempts.on_silence(["c1"]) == []
+    assert attempts.on_silence(["c2", "c1"]) == [Ask("c2", PUT)]
+
+
+def test_a_poor_answer_waits_for_the_silent_one() -> None:
+    """c2 reaches nobody. c1, stopped for a moment, may have done it, and says so when it wakes."""
+    for last, end in ((DONE, DONE), ("late", None), ("lost", None)):
+        attempts = Attempts(PUT, ["c1", "c2"])
+        attempts.start()
+        attempts.on_silence()
+        assert attempts.on_reply(PutDone([None], (Failure(0, Code.UNAVAILABLE, 2, 1),))) == []
+        if last == "late":
+            out = attempts.on_deadline()
+        else:
+            out = attempts.on_failure(True) if last == "lost" else attempts.on_reply(last)
+        unknown = PutDone([None], (Failure(0, Code.UNKNOWN, 2, 1),))
+        assert out == [Answered(end or unknown)]
+
+
+def test_a_refusal_that_all_would_repeat_waits_for_nobody() -> None:
+    attempts = Attempts(PUT, ["c1", "c2"])
+    attempts.start()
+    attempts.on_silence()
+    refused = PutDone([None], (Failure(0, Code.VALUE_SIZE, 1, 2),))
+    assert attempts.on_reply(refused) == [Answered(refused)]
+
+
+POOR = PutDone([None], (Failure(0, Code.UNAVAILABLE, 2, 1),))
 _replies = st.sampled_from(
-    [DONE, BUSY, Refused(Code.NOT_READY), Refused(Code.FORBIDDEN), "lost", "unsent", "late"]
+    [DONE, BUSY, POOR, Refused(Code.NOT_READY), Refused(Code.FORBIDDEN)]
+    + ["lost", "unsent", "late", "silent"]
 )
 
 
 @given(st.lists(_replies, max_size=20), st.integers(0, 3))
 def test_answered_once_and_never_a_false_nothing_applied(events: list[Any], count: int) -> None:
     attempts = Attempts(PUT, [f"c{i}" for i in range(count)])
-    out, maybe_applied = attempts.start(), False
+    out, maybe_applied, ended = attempts.start(), False, 0
     for event in events:
         if any(isinstance(one, Answered) for one in out):
             break
         if event == "late":
             out += attempts.on_deadline()
             maybe_applied = True
+        elif event == "silent":
+            asked = attempts.on_silence()
+            maybe_applied = maybe_applied or bool(asked)
+            out += asked
+        elif sum(isinstance(one, Ask) for one in out) <= ended:
+            continue  # nobody is asked who could answer
         elif event in ("lost", "unsent"):
+            ended += 1
             maybe_applied = maybe_applied or event == "lost"
             out += attempts.on_failure(event == "lost")
         else:
+            ended += 1
             out += attempts.on_reply(event)
     answers = [one.reply for one in out if isinstance(one, Answered)]
     assert len(answers) <= 1
-    if answers and maybe_applied and isinstance(answers[0], Refused):
-        assert answers[0].code == Code.UNKNOWN
+    if answers and maybe_applied and answers[0] is not DONE:
+        failure = answers[0] if isinstance(answers[0], Refused) else answers[0].failures[0]
+        assert failure.code == Code.UNKNOWN
     assert len([one for one in out if isinstance(one, Ask)]) <= ROUNDS * max(count, 1)

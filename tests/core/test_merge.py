@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_ray.core.clock import Dot, join
+from dynamo_ray.core.lives import Lives
 from dynamo_ray.core.merge import merge, merge_states, replaced
 from dynamo_ray.core.messages import Merge
-from dynamo_ray.core.plain import take_plain
+from dynamo_ray.core.plain import Plain
+from dynamo_ray.core.remembered import RememberedPuts
 from dynamo_ray.core.unpersisted import Changes
 from dynamo_ray.core.version import (
     PUT_ID_AT,
@@ -126,11 +128,14 @@ def test_the_fast_path_gives_what_the_general_path_gives(history: History) -> No
 def test_what_replaces_a_state_is_its_merge_with_it(history: History) -> None:
     states = [held for held, _ in history.states]
     for a, b in product(states[-6:], repeat=2):
-        message, maps, young = Merge([b"k"], [0], [a]), [{b"k": b}], {}
-        if not take_plain(message, maps, young, {}, b"", Changes()) and a != b:
+        maps, puts = [{b"k": b}], RememberedPuts(1, 100)
+        plain = Plain(maps, Lives(b"n" * 8), puts, {})
+        left: list[int] = []
+        plain.merge(Merge([b"k"], [0], [a]), Changes(), left.append)
+        if not left and a != b:
             assert merge(a, b) == a == maps[0][b"k"]
             assert shown(a).keys().isdisjoint(shown(b))
-            assert list(young.items()) == replaced(b, a)
+            assert list(puts.generations[0].items()) == replaced(b, a)
 
 
 @given(histories)

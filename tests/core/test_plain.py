@@ -7,10 +7,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamo_ray.core import replica as replicas
-from dynamo_ray.core.messages import Merge, Mint, Persist, Reply
+from dynamo_ray.core.messages import Merge, Mint, Reply
 from dynamo_ray.core.mint import CONCURRENT
-from dynamo_ray.core.plain import PlainPuts
+from dynamo_ray.core.plain import Plain
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.version import clock_of
@@ -20,6 +19,7 @@ STEPS = st.lists(
     st.tuples(
         st.sampled_from([*["put"] * 3, "delete", "with context", "beside", "retry", "merge"]),
         st.integers(0, 1),
+        st.sampled_from(KEYS),
         st.sampled_from(KEYS),
         st.sampled_from([b"", b"v", b"w" * 20]),
     ),
@@ -42,51 +42,43 @@ def in_full(effect):
     return replace(effect, message=replace(effect.message, contexts=contexts))
 
 
-def in_order(effect):
-    """A Persist with its rows sorted: the lean way takes plain rows before the others."""
-    if not isinstance(effect, Persist):
-        return effect
-    hints = effect.hints or [b""] * len(effect.keys)
-    rows = zip(effect.partitions, effect.keys, effect.states, hints, strict=True)
-    return effect.position, sorted(rows)
-
-
 def play(steps, nodes):
     """Run the steps on two nodes; everything that they answered and hold."""
     said, last, seen = [], None, {}
-    for number, (what, at, key, value) in enumerate(steps):
+    for number, (what, at, key, second, value) in enumerate(steps):
         node = nodes[at]
         if what == "merge":
             states = {k: s for k, s in nodes[1 - at].maps[0].items()}
             message = Merge(list(states), [0] * len(states), list(states.values()))
-            said.append([in_order(effect) for effect in node.on_merge("co", message)])
+            said.append(node.on_merge("co", message))
             continue
         context = {"with context": seen.get(key), "beside": CONCURRENT}.get(what)
         put_id = last if what == "retry" and last else number.to_bytes(16, "big")
         last = put_id
         body = None if what == "delete" else value
-        # The same key twice in one message: the second put stands on the first.
+        # Two puts in one message; of the same key, the second stands on the first.
         other = (number + 1000).to_bytes(16, "big")
-        message = Mint([key, key], [0, 0], [body, value], [context, None], [put_id, other], [0, 0])
+        keys, ids = [key, second], [put_id, other]
+        message = Mint(keys, [0, 0], [body, value], [context, None], ids, [0, 0])
         effects = [in_full(effect) for effect in node.on_mint("co", message, 1000 + number)]
-        seen[key] = effects[-1].message.contexts[-1]
+        seen |= zip(keys, effects[-1].message.contexts, strict=True)
         said.append(effects)
         for one in nodes:
             one.on_persisted(one.queue.last)
-    remembered = [(dict(node.puts.young), sorted(node.lives.ended)) for node in nodes]
+    remembered = [(dict(node.puts.generations[0]), sorted(node.lives.ended)) for node in nodes]
     return said, [node.maps for node in nodes], remembered
 
 
 @given(STEPS)
 def test_the_lean_paths_give_what_the_general_ways_give(steps) -> None:
     lean = play(steps, fresh())
-    lean_mint, lean_take = PlainPuts.mint, replicas.take_plain
-    PlainPuts.mint = lambda *_: None
-    replicas.take_plain = lambda message, *_: range(len(message.keys))
+    lean_mint, lean_merge = Plain.mint, Plain.merge
+    Plain.mint = lambda self, m, now, changes, general: list(map(general, range(len(m.keys))))
+    Plain.merge = lambda self, m, changes, general: list(map(general, range(len(m.keys))))
     try:
         general = play(steps, fresh())
     finally:
-        PlainPuts.mint, replicas.take_plain = lean_mint, lean_take
+        Plain.mint, Plain.merge = lean_mint, lean_merge
     assert lean == general
 
 

@@ -143,6 +143,8 @@ class Loopback:
         listener = (self.nodes.get(name) or self.coordinators[name]).listener
         if listener is not None:
             vars(listener)["bear"] = _ignore_stranger
+        if name in self.coordinators:  # nor does it tell that it hears nobody
+            vars(self.coordinators[name])["_perform"] = _do_nothing
 
     def wake(self, name: str) -> None:
         """As SIGCONT: what has arrived meanwhile is heeded now."""
@@ -152,6 +154,8 @@ class Loopback:
         listener = (self.nodes.get(name) or self.coordinators[name]).listener
         if listener is not None:
             vars(listener).pop("bear", None)
+        if name in self.coordinators:
+            vars(self.coordinators[name]).pop("_perform", None)
 
     def _transports(self, name: str) -> list[Any]:
         server = self.nodes.get(name) or self.coordinators[name]

@@ -214,6 +214,33 @@ def test_a_hung_node_costs_a_second_and_no_request(tmp_path: Path) -> None:
     run(story())
 
 
+def test_a_hung_coordinator_costs_a_moment_and_no_request(tmp_path: Path) -> None:
+    """Its sockets stay open and it says nothing; one request finds that out for all the others."""
+
+    async def story() -> None:
+        async with Loopback(tmp_path) as cluster:
+            client = await cluster.connect()
+            await until(lambda: len(client.session._channels) == 2 and are_connected(client))
+            async with Load(client) as load:
+                await load.more(200)
+                cluster.hang("c1")
+                await load.more(400)
+                assert load.errors == []
+                assert load.longest_gap_s < 1.0
+            alone = await cluster.connect()
+            loop, slow = asyncio.get_running_loop(), 0
+            for i in range(20):
+                begun = loop.time()
+                await alone.put("single", b"%d" % i)
+                slow += loop.time() - begun > 0.2
+            assert slow <= 2, f"{slow} of 20 requests waited for the coordinator that hangs"
+            cluster.wake("c1")
+            await cluster.settled()
+            await load.check(client, siblings=True)
+
+    run(story())
+
+
 def test_late_replies_are_counted_and_ignored(tmp_path: Path) -> None:
     settings = settings_from({"times": {"linger_s": 0.1, "suspect_s": 0.3}})
 
