@@ -25,6 +25,7 @@ from .reach import connected, name_of
 if TYPE_CHECKING:
     from dynamo_ray.cluster import Cluster
     from dynamo_ray.config import Profile
+    from dynamo_ray.founding import Said
 
 DEFAULT_NAME = "default"
 NODE_TITLE = b"ray::NodeActor"
@@ -46,29 +47,42 @@ def add_to(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a new cluster looks like."""
+    """What a new cluster looks like; one that exists keeps what it has."""
 
-    nodes: Annotated[int, typer.Option(min=1, rich_help_panel=SHAPE, help="Storage nodes.")] = 5
+    nodes: Annotated[
+        int | None,
+        typer.Option(min=1, show_default="5", rich_help_panel=SHAPE, help="Storage nodes."),
+    ] = None
     n: Annotated[
-        int, typer.Option("--n", min=1, rich_help_panel=SHAPE, help="Copies of each key.")
-    ] = 3
+        int | None,
+        typer.Option(
+            "--n", min=1, show_default="3", rich_help_panel=SHAPE, help="Copies of each key."
+        ),
+    ] = None
     r: Annotated[
-        int, typer.Option("--r", min=1, rich_help_panel=SHAPE, help="Answers for a read.")
-    ] = 2
+        int | None,
+        typer.Option(
+            "--r", min=1, show_default="2", rich_help_panel=SHAPE, help="Answers for a read."
+        ),
+    ] = None
     w: Annotated[
-        int, typer.Option("--w", min=1, rich_help_panel=SHAPE, help="Copies for a write.")
-    ] = 2
+        int | None,
+        typer.Option(
+            "--w", min=1, show_default="2", rich_help_panel=SHAPE, help="Copies for a write."
+        ),
+    ] = None
     coordinators: Annotated[
         int, typer.Option(min=1, rich_help_panel=SHAPE, help="Coordinators.")
     ] = 2
     durability: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="LEVEL",
+            show_default="written",
             rich_help_panel=SHAPE,
             help="memory, written (fsync each second) or synced (fsync before each answer).",
         ),
-    ] = "written"
+    ] = None
     zones: Annotated[
         str,
         typer.Option(
@@ -79,8 +93,18 @@ class Shape:
         ),
     ] = ""
     partitions: Annotated[
-        int, typer.Option(min=1, rich_help_panel=SHAPE, help="Parts of the ring.")
-    ] = 256
+        int | None,
+        typer.Option(min=1, show_default="256", rich_help_panel=SHAPE, help="Parts of the ring."),
+    ] = None
+
+    def said(self) -> Said:
+        """What was given, and nothing that was not."""
+        from dynamo_ray.founding import Said
+
+        names = ("n", "r", "w", "partitions", "durability")
+        given = {name: getattr(self, name) for name in names}
+        settings = {name: value for name, value in given.items() if value is not None}
+        return Said(settings, self.nodes, [zone for zone in self.zones.split(",") if zone], ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +159,11 @@ def start(
                 f"cluster {name!r} is running already, in the Ray at {old.ray.get('address')}; "
                 f"`dynamo-ray stop {name}` ends it",
             )
+        _plan(name, shape.said(), Path(old.data_dir))  # refuses what the cluster is not
         return _tell_started(name, as_json)
     folder = site.data_dir or home() / "data" / name
     ray_address = site.ray_address or os.environ.get("RAY_ADDRESS")
-    _check(shape)
-    render.say(_plan(name, shape, folder))
+    render.say(_plan(name, shape.said(), folder))
     render.say(f"Ray: {f'the one at {ray_address}' if ray_address else 'a new one, here'}")
     if change.dry_run:
         return None
@@ -152,47 +176,31 @@ def start(
     return _tell_started(name, as_json)
 
 
-def _check(shape: Shape) -> None:
-    """Refuse what cannot be before anything is started. Raises SettingsError."""
-    from dynamo_ray.core.settings import Settings, SettingsError
-
-    Settings(
-        n=shape.n,
-        r=shape.r,
-        w=shape.w,
-        partitions=shape.partitions,
-        durability=shape.durability,
-    )
-    if shape.nodes < shape.n:
-        raise SettingsError(f"{shape.n} copies need {shape.n} nodes, there are {shape.nodes}")
-
-
 def _is_alive(begun: dict[str, Any]) -> bool:
     """True if a process of that Ray runs; another one may have its number by now."""
     mark = str(begun.get("temp_dir", "")).encode()
     return bool(mark) and any(mark in _command_of(pid) for pid in begun.get("pids", ()))
 
 
-def _plan(name: str, shape: Shape, folder: Path) -> str:
-    """What will be started; the directory of an existing cluster says itself what it is."""
+def _plan(name: str, said: Said, folder: Path) -> str:
+    """What will be started; the directory of an existing cluster says itself what it is.
+
+    Raises SettingsError for what cannot be, before anything is started.
+    """
     from dynamo_ray.core.charter import CharterError, charter_from
 
-    nodes, n, r, w, durability, how = (
-        shape.nodes,
-        shape.n,
-        shape.r,
-        shape.w,
-        shape.durability,
-        "new, its data in",
-    )
     try:
-        charter = charter_from(json.loads((folder / "CLUSTER.json").read_text()))
-        settings = charter.settings
-        nodes, n, r, w = len(charter.members), settings.n, settings.r, settings.w
-        durability, how = settings.durability, "again, from"
+        charter, how = (
+            charter_from(json.loads((folder / "CLUSTER.json").read_text())),
+            "again, from",
+        )
     except (OSError, ValueError, CharterError):
-        pass
-    return f"cluster {name}: {nodes} nodes, N={n} R={r} W={w}, {durability}; {how} {folder}"
+        charter, how = said.charter(name), "new, its data in"
+    else:
+        said.check(charter)
+    has = charter.settings
+    shape = f"{len(charter.members)} nodes, N={has.n} R={has.r} W={has.w}, {has.durability}"
+    return f"cluster {name}: {shape}; {how} {folder}"
 
 
 def _begin(
@@ -200,15 +208,17 @@ def _begin(
 ) -> None:
     import dynamo_ray
 
-    options = asdict(shape)
-    options["zones"] = [zone for zone in shape.zones.split(",") if zone]
+    said = shape.said()
     dynamo_ray.start(
         name,
+        nodes=said.nodes,
+        zones=said.zones,
+        coordinators=shape.coordinators,
         data_dir=folder,
         host=site.host,
         exist_ok=exist_ok,
         ray_address=ray_address,
-        **options,
+        **said.settings,
     )
 
 

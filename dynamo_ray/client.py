@@ -25,6 +25,7 @@ from dynamo_ray.found import Found, Written
 from dynamo_ray.outcomes import error_of_key, error_of_request
 from dynamo_ray.resolvers import Resolver
 from dynamo_ray.rows import (
+    BYTES_A_REQUEST,
     KEYS_A_REQUEST,
     Key,
     Row,
@@ -65,6 +66,7 @@ class AsyncClient:
         self._puts: dict[Options, Batch] = {}
         self._gets: dict[Options, Batch] = {}
         self._closed = [False]
+        self._bytes_a_key = [0.0]  # about, of the last answers; in a list because copies share it
 
     # ---- options
 
@@ -257,11 +259,12 @@ class AsyncClient:
         return Options(quorum, self._strict if strict is None else bool(strict), limit_s)
 
     async def _get_rows(self, rows: list[Row], options: Options) -> list[Any]:
-        """The results of many gets; what would fit no frame together is asked for in halves."""
-        results = await self._many(rows, options, self._send_gets, self._settle_gets)
+        """The results of many gets; what is too long for one answer is asked for in halves."""
+        most = max(1, min(KEYS_A_REQUEST, int(BYTES_A_REQUEST / max(1, self._bytes_a_key[0]))))
+        results = await self._many(rows, options, self._send_gets, self._settle_gets, most)
         long = [i for i, one in enumerate(results) if isinstance(one, AnswerTooLongError)]
         if len(long) > 1:
-            half = (min(len(long), KEYS_A_REQUEST) + 1) // 2
+            half = (min(len(long), most) + 1) // 2
             for at in range(0, len(long), half):
                 part = long[at : at + half]
                 again = await self._get_rows([rows[i] for i in part], options)
@@ -303,11 +306,12 @@ class AsyncClient:
         options: Options,
         send: Callable[[list[Row], Options, Callable[[Any], None]], None],
         settle: Callable[[Any, list[Row]], list[Any]],
+        keys: int = KEYS_A_REQUEST,
     ) -> list[Any]:
         """Send rows in requests of bounded size, a bounded number at once; results in order."""
         loop = asyncio.get_running_loop()
         waits: list[asyncio.Future[list[Any]]] = []
-        for part in slices(rows):
+        for part in slices(rows, keys):
             done: asyncio.Future[list[Any]] = loop.create_future()
 
             def arrived(
@@ -345,6 +349,9 @@ class AsyncClient:
     def _settle_gets(self, reply: Any, rows: list[Row]) -> list[Any]:
         if not isinstance(reply, GetDone):
             return self._refused(reply, len(rows), is_write=False)
+        if len(rows) > 1:
+            size = sum(map(len, filter(None, reply.states)))
+            self._bytes_a_key[0] = (self._bytes_a_key[0] + size / len(rows)) / 2
         degraded = reply.degraded
         results: list[Any] = [
             (state, seal, degraded) for state, seal in zip(reply.states, reply.seals, strict=True)

@@ -23,14 +23,13 @@ from dynamo_ray.config import Profile, check_name, home, remove_profile, save_pr
 from dynamo_ray.connecting import Way, client_of, credentials_of, open_async
 from dynamo_ray.core.charter import Charter, CharterError, charter_from
 from dynamo_ray.core.membership import view_from
-from dynamo_ray.core.ring import Member
-from dynamo_ray.core.settings import Settings, SettingsError, settings_from
 from dynamo_ray.errors import (
     BadRequestError,
     ClusterExistsError,
     ClusterNotFoundError,
     DataDirectoryError,
 )
+from dynamo_ray.founding import Said
 from dynamo_ray.survey import Status
 from dynamo_ray.survey import scan as scan_keys
 from dynamo_ray.survey import status as survey_status
@@ -104,14 +103,14 @@ class Cluster:
 def start(
     name: str,
     *,
-    nodes: int = 5,
-    n: int = 3,
-    r: int = 2,
-    w: int = 2,
+    nodes: int | None = None,
+    n: int | None = None,
+    r: int | None = None,
+    w: int | None = None,
     coordinators: int = 2,
     data_dir: str | os.PathLike[str] | None = None,
-    durability: str = "written",
-    partitions: int = 256,
+    durability: str | None = None,
+    partitions: int | None = None,
     zones: Sequence[str] = (),
     weights: Sequence[float] = (),
     host: str = "127.0.0.1",
@@ -122,29 +121,36 @@ def start(
 ) -> Cluster:
     """Found the cluster `name` and start it, or start it again from its data directory.
 
-    `nodes` storage nodes keep `n` copies of each key; reads take `r` answers and writes `w`. The
-    i-th node is in `zones[i % len(zones)]` with weight `weights[i]`. Uses the Ray that this process
-    is connected to, or the one at `ray_address` or RAY_ADDRESS, or starts a local one.
+    `nodes` storage nodes (5) keep `n` copies (3) of each key; reads take `r` answers (2) and writes
+    `w` (2). The i-th node is in `zones[i % len(zones)]` with weight `weights[i]`. A cluster keeps
+    for life what it was founded with: for one that exists, leave that out or say the same. Uses the
+    Ray that this process is connected to, or the one at `ray_address` or RAY_ADDRESS, or starts a
+    local one.
 
     Raises SettingsError, ClusterExistsError (unless `exist_ok`), DataDirectoryError.
     """
     from dynamo_ray.actors import fleet
 
     check_name(name)
-    settings = _settings(n, r, w, partitions, durability, limits, times)
-    if nodes < n:
-        raise SettingsError(f"n is {n} and there are {nodes} nodes; a key's copies need n nodes")
+    given = {"n": n, "r": r, "w": w, "partitions": partitions, "durability": durability}
+    settings: dict[str, Any] = {what: one for what, one in given.items() if one is not None}
+    settings |= {"limits": limits or {}, "times": times or {}}
+    said = Said(settings, nodes, zones, weights)
+    folder = Path(data_dir) if data_dir is not None else home() / "data" / name
+    is_new = not (folder / CHARTER_FILE).exists()
+    if is_new:
+        said.charter(name)  # raises before anything is started
     owns_ray = _ensure_ray(ray_address)
     if fleet.member_names(name, fleet.NODE):
         if not exist_ok:
             raise ClusterExistsError(
                 f"cluster {name!r} is running already; attach to it, or pass exist_ok=True"
             )
-        return attach(name)
-    folder = Path(data_dir) if data_dir is not None else home() / "data" / name
-    members = _members(nodes, zones, weights)
-    is_new = not (folder / CHARTER_FILE).exists()
-    charter, secrets = _found(folder, Charter(os.urandom(16), name, settings, members))
+        cluster = attach(name)
+        said.check(cluster.charter)
+        return cluster
+    charter, secrets = _found(folder, name, said)
+    said.check(charter)
     founding = {
         "charter": charter.to_dict(),
         "secrets": secrets,
@@ -213,33 +219,6 @@ def client_at(addresses: Sequence[str], token: str, **defaults: Any) -> Client:
     return client_of(Way(address=",".join(addresses), token=token, defaults=settled))
 
 
-def _settings(
-    n: int,
-    r: int,
-    w: int,
-    partitions: int,
-    durability: str,
-    limits: dict[str, Any] | None,
-    times: dict[str, Any] | None,
-) -> Settings:
-    given = {"n": n, "r": r, "w": w, "partitions": partitions, "durability": durability}
-    return settings_from({**given, "limits": limits or {}, "times": times or {}})
-
-
-def _members(nodes: int, zones: Sequence[str], weights: Sequence[float]) -> tuple[Member, ...]:
-    if weights and len(weights) != nodes:
-        raise SettingsError(f"there are {len(weights)} weights for {nodes} nodes; give one each")
-    return tuple(
-        Member(
-            os.urandom(8),
-            f"n{i + 1}",
-            zones[i % len(zones)] if zones else "",
-            weights[i] if weights else 1,
-        )
-        for i in range(nodes)
-    )
-
-
 def _ensure_ray(ray_address: str | None) -> bool:
     """Connect to Ray, or start a local one for this process; True if that was started here."""
     from dynamo_ray.actors import fleet
@@ -254,26 +233,43 @@ def _ensure_ray(ray_address: str | None) -> bool:
     return True
 
 
-def _found(folder: Path, charter: Charter) -> tuple[Charter, list[bytes]]:
+def _found(folder: Path, name: str, said: Said) -> tuple[Charter, list[bytes]]:
     """The charter and secrets in `folder`, written there if new. Raises DataDirectoryError."""
     path = folder / CHARTER_FILE
     if path.exists():
-        return _existing(path, charter.name)
+        return _existing(path, name)
+    charter = said.charter(name)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if any(folder.iterdir()):
+    begun = f".{CHARTER_FILE}."  # others that found it at this moment
+    strange = any(not one.name.startswith(begun) for one in folder.iterdir())
+    if strange and not path.exists():
         raise DataDirectoryError(
             f"{folder} is not empty and holds no {CHARTER_FILE}; choose another data directory"
         )
     secret = random_secrets.token_bytes(SECRET_BYTES)
     written = json.dumps({**charter.to_dict(), "secrets": [secret.hex()]}, indent=1)
-    aside = path.with_suffix(".aside")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    aside = folder / f"{begun}{random_secrets.token_hex(4)}"
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(written)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        os.link(aside, path)  # unlike a rename it does not replace what another start wrote
+    except FileExistsError:
+        return _existing(path, name)
+    finally:
+        aside.unlink()
+    _sync_names(folder)
     return charter, [secret]
+
+
+def _sync_names(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _existing(path: Path, name: str) -> tuple[Charter, list[bytes]]:
@@ -300,22 +296,19 @@ def _launch(
     name = charter.name
     handles: list[Any] = []
     try:
-        nodes = {
-            m.name: fleet.create(
-                name, fleet.NODE, m.name, founding, m.name, str(folder / m.name), host
-            )
-            for m in charter.members
-        }
-        handles += nodes.values()
+        nodes = {}
+        for m in charter.members:
+            given = founding, m.name, str(folder / m.name), host
+            nodes[m.name] = fleet.create(name, fleet.NODE, m.name, *given)
+            handles.append(nodes[m.name])
         described = fleet.wait_until_up(nodes)
         rows = [row for one in described.values() for row in one["view"]]
         fleet.teach(list(nodes.values()), rows)
         founding = {**founding, "view": rows}
-        pool = {
-            one: fleet.create(name, fleet.COORDINATOR, one, founding, one, host)
-            for one in (f"c{i + 1}" for i in range(coordinators))
-        }
-        handles += pool.values()
+        pool = {}
+        for one in (f"c{i + 1}" for i in range(coordinators)):
+            pool[one] = fleet.create(name, fleet.COORDINATOR, one, founding, one, host)
+            handles.append(pool[one])
         described |= fleet.wait_until_up(pool)
         rows = [row for one in described.values() for row in one["view"]]
         fleet.teach(handles, rows)

@@ -20,7 +20,8 @@ Row = tuple[Any, ...]
 KEYS_A_REQUEST = 500
 # Single operations that leave together.
 KEYS_A_BATCH = 1000
-BYTES_A_REQUEST = 4 * 1024 * 1024
+# A member handles a message of so many bytes in two or three milliseconds.
+BYTES_A_REQUEST = 1024 * 1024
 
 
 def key_bytes(key: Key) -> bytes:
@@ -70,11 +71,11 @@ def put_rows(
     return list(zip(keys_bytes(keys), values, seen, ids, ttls_ms, strict=True))
 
 
-def slices(rows: list[Row]) -> Iterable[list[Row]]:
+def slices(rows: list[Row], keys: int = KEYS_A_REQUEST) -> Iterable[list[Row]]:
     """Parts of a bounded number of keys and bytes."""
     start = 0
     while start < len(rows):
-        count = fitting(rows, start, KEYS_A_REQUEST)
+        count = fitting(rows, start, keys)
         yield rows[start : start + count]
         start += count
 

@@ -36,6 +36,7 @@ LAYERS: dict[str, set[str]] = {
     "codecs": BASE,
     "resolvers": BASE,
     "config": BASE,
+    "founding": BASE,
     "storage": BASE,
     "wire": BASE,
     "sim": {"storage"} | BASE,
@@ -51,7 +52,7 @@ LAYERS: dict[str, set[str]] = {
     "survey": {"client"} | CLIENT,
     "connecting": {"client", "blocking", "actors", "server", "config"} | CLIENT,
     "cluster": {"client", "blocking", "connecting", "survey", "actors", "server", "storage"}
-    | {"config", "wire", "found", "resolvers"}
+    | {"config", "founding", "wire", "found", "resolvers"}
     | BASE,
     "launching": {"cluster", "actors", "config"} | BASE,
     "dynamo_ray": {"client", "blocking", "connecting", "cluster", "survey", "config", "codecs"}
@@ -66,6 +67,7 @@ LAYERS: dict[str, set[str]] = {
         "cluster",
         "survey",
         "config",
+        "founding",
     }
     | {"codecs", "found", "resolvers", "sim"}
     | BASE,

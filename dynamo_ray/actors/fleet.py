@@ -19,7 +19,12 @@ import ray
 from dynamo_ray.actors.members import CoordinatorActor, NodeActor
 from dynamo_ray.core.charter import Charter, charter_from
 from dynamo_ray.core.membership import View, view_from
-from dynamo_ray.errors import AuthenticationError, ClusterNotFoundError, UnavailableError
+from dynamo_ray.errors import (
+    AuthenticationError,
+    ClusterExistsError,
+    ClusterNotFoundError,
+    UnavailableError,
+)
 from dynamo_ray.wire.keys import client_token
 
 NAMESPACE = "dynamo_ray"
@@ -55,7 +60,10 @@ def actor_name(cluster: str, role: str, name: str) -> str:
 
 
 def create(cluster: str, role: str, name: str, *args: Any) -> Any:
-    """Create a member's actor; it starts by itself and tells how by `describe`."""
+    """Create a member's actor; it starts by itself and tells how by `describe`.
+
+    Raises ClusterExistsError if Ray has one of that name.
+    """
     options = {
         "name": actor_name(cluster, role, name),
         "namespace": NAMESPACE,
@@ -66,7 +74,13 @@ def create(cluster: str, role: str, name: str, *args: Any) -> Any:
         "max_concurrency": 64,
         "enable_task_events": False,
     }
-    return ray.remote(_CLASSES[role]).options(**options).remote(*args)
+    try:
+        return ray.remote(_CLASSES[role]).options(**options).remote(*args)
+    except ValueError as error:
+        raise ClusterExistsError(
+            f"{role} {name!r} of cluster {cluster!r} is there already, or was just started by"
+            " somebody else; attach to the cluster"
+        ) from error
 
 
 def find(cluster: str, role: str, name: str) -> Any:

@@ -21,7 +21,7 @@ class Limits:
     value_bytes: int = MIB
     sibling_bytes: int = 8 * MIB
     batch_keys: int = 10_000
-    batch_bytes: int = 16 * MIB
+    batch_bytes: int = 2 * MIB
     frame_bytes: int = 64 * MIB
     in_flight: int = 1024
     queued_bytes: int = 64 * MIB

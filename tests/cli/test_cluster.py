@@ -80,7 +80,8 @@ def test_start_leaves_a_profile_that_knows_what_it_began(dr: Command, played: Pl
     assert done.code == 0 and b"127.0.0.1:7400" in done.out
     [(name, options)] = played.started
     assert name == "carts" and options["ray_address"] == BEGUN["address"]
-    assert (options["nodes"], options["n"], options["r"], options["w"]) == (7, 3, 1, 2)
+    assert (options["nodes"], options["r"]) == (7, 1)
+    assert not options.keys() & {"n", "w"}, "what was not said is not said"
     assert options["zones"] == ["a", "b"]
     profile = load_profile("carts")
     assert profile is not None and profile.ray == {**BEGUN, "started_here": True}
@@ -105,6 +106,8 @@ def test_the_plan_tells_what_is_in_the_directory(
 ) -> None:
     (tmp_path / "CLUSTER.json").write_text(json.dumps(carts.cluster.charter.to_dict()))
     done = dr("start", "other", "--nodes", "9", "--data-dir", str(tmp_path), "--dry-run")
+    assert done.code == 2 and "nodes=5 for life, not 9" in done.err
+    done = dr("start", "other", "--data-dir", str(tmp_path), "--dry-run")
     assert "5 nodes" in done.err and "again" in done.err
 
 

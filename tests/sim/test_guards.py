@@ -9,7 +9,7 @@ seconds of work, and say so by the checker that is meant for it; with it the sam
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -152,6 +152,14 @@ def both_die(roles: Roles) -> list[Fault]:
     return deaths
 
 
+def one_hangs_one_dies(roles: Roles) -> list[Fault]:
+    """The coordinator is stopped and the only node dies, right after a mint was applied."""
+    faults = [point("crash", roles[0], roles[0], "Mint", count, 1500) for count in (2, 4, 6)]
+    for name in ("c1", "c2"):
+        faults += [point("pause", name, name, "ClientPut", count, 1500) for count in (1, 3, 5)]
+    return faults
+
+
 # ---- how each guard is removed
 
 
@@ -237,6 +245,17 @@ def unknown_is_failed(patch: Patch) -> None:
 
 def later_refusal_believed(patch: Patch) -> None:
     patch.setattr(Attempts, "_honest", lambda self, reply: reply)
+
+
+def silent_counts_for_nothing(patch: Patch) -> None:
+    def careless(self: Attempts, known: Sequence[object] = ()) -> object:
+        before = self._maybe_applied
+        effects = whole(self, known)
+        self._maybe_applied = before
+        return effects
+
+    whole = Attempts.on_silence
+    patch.setattr(Attempts, "on_silence", careless)
 
 
 def answer_at_once(patch: Patch) -> None:
@@ -402,6 +421,14 @@ GUARDS = (
         later_refusal_believed,
         LONE,
         both_die,
+        ("nothing_invented",),
+    ),
+    Guard(
+        "7",
+        "what a silent coordinator was asked counts",
+        silent_counts_for_nothing,
+        LONE,
+        one_hangs_one_dies,
         ("nothing_invented",),
     ),
     Guard(
