@@ -15,6 +15,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from dynamo_ray.core.kinds import COPIED, COPY
+from dynamo_ray.core.messages import Code
 from dynamo_ray.wire.errors import CallError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 PAGE_S = 5.0
 PAUSE_S = 1.0
+PAGE_WAIT_S = 0.01
+PAGE_WAITS = 100
 SAVE_EVERY = 32
 _log = logging.getLogger("dynamo_ray.server")
 
@@ -58,7 +61,7 @@ async def _is_compared(server: NodeServer, partition: int) -> bool:
 
 async def _is_copied(server: NodeServer, node: bytes, partition: int) -> bool:
     """Merge all that one owner holds of a partition, page by page."""
-    after = b""
+    after, waits = b"", 0
     while True:
         peer = server.peers.get(node)
         if peer is None or peer.connection is None:
@@ -68,7 +71,14 @@ async def _is_copied(server: NodeServer, node: bytes, partition: int) -> bool:
         except CallError:
             return False
         if kind != COPIED:
-            return False
+            # A key of the page is on its way to the log there. A busy one is so now and then, and
+            # must not make the comparison start over.
+            waits += 1
+            if waits > PAGE_WAITS or fields[:1] != [Code.NOT_READY]:
+                return False
+            await asyncio.sleep(PAGE_WAIT_S)
+            continue
+        waits = 0
         keys, states, size = fields
         if keys:
             server.take_in(keys, partition, states)
