@@ -42,7 +42,14 @@ def test_values_have_no_room_for_more() -> None:
 def test_the_type_checker_refuses_to_change_one(tmp_path: Path) -> None:
     (tmp_path / "changed.py").write_text(CHANGED)
     told = subprocess.run(
-        [sys.executable, "-m", "mypy", "--cache-dir", str(ROOT / ".mypy_cache"), "changed.py"],
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--cache-dir",
+            str(ROOT / ".mypy_cache" / "values"),
+            "changed.py",
+        ],
         cwd=tmp_path,
         env={"MYPYPATH": str(ROOT), "PATH": ""},
         capture_output=True,
