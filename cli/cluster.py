@@ -159,7 +159,8 @@ def start(
                 f"cluster {name!r} is running already, in the Ray at {old.ray.get('address')}; "
                 f"`dynamo-ray stop {name}` ends it",
             )
-        _plan(name, shape.said(), Path(old.data_dir))  # refuses what the cluster is not
+        if old.data_dir:
+            _plan(name, shape.said(), Path(old.data_dir))  # refuses what the cluster is not
         return _tell_started(name, as_json)
     folder = site.data_dir or home() / "data" / name
     ray_address = site.ray_address or os.environ.get("RAY_ADDRESS")

@@ -74,7 +74,9 @@ class Batch:
     def _leave(self) -> None:
         self._scheduled = False
         while self._rows and self._under_way < UNDER_WAY:
-            count = self._fitting(self._rows)
+            # Who has waited long does not share its little time with those that just came.
+            alike = bisect_right(self._since, self._since[0] + self._options.timeout_s / 4)
+            count = min(alike, self._fitting(self._rows))
             rows, self._rows = self._rows[:count], self._rows[count:]
             futures, self._futures = self._futures[:count], self._futures[count:]
             since, self._since = self._since[0], self._since[count:]

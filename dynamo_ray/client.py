@@ -10,6 +10,7 @@ import asyncio
 import copy
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from dynamo_ray.batching import Batch, Options
@@ -20,6 +21,8 @@ from dynamo_ray.errors import (
     ClosedError,
     DynamoError,
     OperationTimeoutError,
+    OverloadedError,
+    UnavailableError,
 )
 from dynamo_ray.found import Found, Written
 from dynamo_ray.outcomes import error_of_key, error_of_request
@@ -44,6 +47,7 @@ from dynamo_ray.session import Session
 
 T = TypeVar("T")
 UPDATE_TRIES = 5
+UPDATE_PAUSE_S = 0.1
 # Of one many-key call. Times BYTES_A_REQUEST it stays well below what a connection queues.
 PARTS_UNDER_WAY = 6
 
@@ -169,12 +173,19 @@ class AsyncClient:
         """The second half of `update`: put what was made of `found` (None deletes it)."""
         value = None if changed is None else value_bytes(changed)
         row = put_row(key, value, found.context, None)
-        for _ in range(UPDATE_TRIES - 1):
+        unknown: OperationTimeoutError | None = None
+        for _ in range(UPDATE_TRIES):
             try:
                 return await self._write(row, None, None, timeout_s)
-            except OperationTimeoutError:
-                continue
-        return await self._write(row, None, None, timeout_s)
+            except OperationTimeoutError as error:
+                unknown = error
+            except (OverloadedError, UnavailableError):
+                if unknown is None:
+                    raise
+                # This try applied nothing. One before it may have (rule 7).
+                await asyncio.sleep(UPDATE_PAUSE_S)
+        assert unknown is not None
+        raise unknown
 
     # ---- many keys
 
@@ -260,11 +271,12 @@ class AsyncClient:
 
     async def _get_rows(self, rows: list[Row], options: Options) -> list[Any]:
         """The results of many gets; what is too long for one answer is asked for in halves."""
-        most = max(1, min(KEYS_A_REQUEST, int(BYTES_A_REQUEST / max(1, self._bytes_a_key[0]))))
+        about = self._bytes_a_key[0]
+        most = max(1, min(KEYS_A_REQUEST, int(self._request_bytes / about))) if about else None
         results = await self._many(rows, options, self._send_gets, self._settle_gets, most)
         long = [i for i, one in enumerate(results) if isinstance(one, AnswerTooLongError)]
         if len(long) > 1:
-            half = (min(len(long), most) + 1) // 2
+            half = (min(len(long), most or KEYS_A_REQUEST) + 1) // 2
             for at in range(0, len(long), half):
                 part = long[at : at + half]
                 again = await self._get_rows([rows[i] for i in part], options)
@@ -297,7 +309,8 @@ class AsyncClient:
         puts = batches is self._puts
         send = self._send_puts if puts else self._send_gets
         settle = self._settle_puts if puts else self._settle_gets
-        batch = batches[options] = Batch(send, _futures_of(settle), options, fitting)
+        fits = partial(fitting, most=self._request_bytes)
+        batch = batches[options] = Batch(send, _futures_of(settle), options, fits)
         return batch
 
     async def _many(
@@ -306,12 +319,12 @@ class AsyncClient:
         options: Options,
         send: Callable[[list[Row], Options, Callable[[Any], None]], None],
         settle: Callable[[Any, list[Row]], list[Any]],
-        keys: int = KEYS_A_REQUEST,
+        keys: int | None = None,
     ) -> list[Any]:
         """Send rows in requests of bounded size, a bounded number at once; results in order."""
         loop = asyncio.get_running_loop()
         waits: list[asyncio.Future[list[Any]]] = []
-        for part in slices(rows, keys):
+        for part in slices(rows, keys or KEYS_A_REQUEST, self._request_bytes):
             done: asyncio.Future[list[Any]] = loop.create_future()
 
             def arrived(
@@ -328,30 +341,23 @@ class AsyncClient:
 
     def _send_gets(self, rows: list[Row], options: Options, answer: Callable[[Any], None]) -> None:
         keys = [row[0] for row in rows]
-        timeout_ms = int(options.timeout_s * 1000)
-        message = ClientGet(keys, options.quorum, options.strict, timeout_ms)
+        message = ClientGet(keys, options.quorum, options.strict)
         self._session.ask(message, options.timeout_s, answer)
 
     def _send_puts(self, rows: list[Row], options: Options, answer: Callable[[Any], None]) -> None:
         keys, values, contexts, put_ids, ttls_ms = zip(*rows, strict=True)
-        message = ClientPut(
-            keys,
-            values,
-            contexts,
-            put_ids,
-            ttls_ms,
-            options.quorum,
-            options.strict,
-            int(options.timeout_s * 1000),
-        )
+        columns = keys, values, contexts, put_ids, ttls_ms
+        message = ClientPut(*columns, options.quorum, options.strict)
         self._session.ask(message, options.timeout_s, answer)
 
     def _settle_gets(self, reply: Any, rows: list[Row]) -> list[Any]:
         if not isinstance(reply, GetDone):
             return self._refused(reply, len(rows), is_write=False)
-        if len(rows) > 1:
-            size = sum(map(len, filter(None, reply.states)))
-            self._bytes_a_key[0] = (self._bytes_a_key[0] + size / len(rows)) / 2
+        if answered := len(rows) - len(reply.failures):
+            size = sum(map(len, filter(None, reply.states))) / answered
+            self._bytes_a_key[0] = (
+                (self._bytes_a_key[0] + size) / 2 if self._bytes_a_key[0] else size
+            )
         degraded = reply.degraded
         results: list[Any] = [
             (state, seal, degraded) for state, seal in zip(reply.states, reply.seals, strict=True)
@@ -380,6 +386,12 @@ class AsyncClient:
                     failure, is_write, limits.get("sibling_bytes", 0)
                 )
         return results
+
+    @property
+    def _request_bytes(self) -> int:
+        """The bytes of one request of several keys; the cluster may allow less than we like."""
+        limits = self._session.charter.get("settings", {}).get("limits", {})
+        return min(BYTES_A_REQUEST, int(limits.get("batch_bytes", BYTES_A_REQUEST)))
 
     def _setting(self, name: str) -> int:
         return int(self._session.charter.get("settings", {}).get(name, 0))

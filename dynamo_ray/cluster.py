@@ -137,9 +137,8 @@ def start(
     settings |= {"limits": limits or {}, "times": times or {}}
     said = Said(settings, nodes, zones, weights)
     folder = Path(data_dir) if data_dir is not None else home() / "data" / name
-    is_new = not (folder / CHARTER_FILE).exists()
-    if is_new:
-        said.charter(name)  # raises before anything is started
+    if not _ray_is_there(ray_address):
+        _agreed(folder, name, said)  # nothing can be running: refuse before a Ray is started
     owns_ray = _ensure_ray(ray_address)
     if fleet.member_names(name, fleet.NODE):
         if not exist_ok:
@@ -149,6 +148,8 @@ def start(
         cluster = attach(name)
         said.check(cluster.charter)
         return cluster
+    is_new = not (folder / CHARTER_FILE).exists()
+    _agreed(folder, name, said)
     charter, secrets = _found(folder, name, said)
     said.check(charter)
     founding = {
@@ -157,7 +158,13 @@ def start(
         "view": [],
         "first_start": is_new,
     }
-    cluster = _launch(charter, founding, folder, host, coordinators)
+    try:
+        cluster = _launch(charter, founding, folder, host, coordinators)
+    except ClusterExistsError:
+        if not exist_ok:
+            raise
+        cluster = attach(name)  # somebody else was faster
+        said.check(cluster.charter)
     cluster._owns_ray = owns_ray
     return cluster
 
@@ -219,18 +226,33 @@ def client_at(addresses: Sequence[str], token: str, **defaults: Any) -> Client:
     return client_of(Way(address=",".join(addresses), token=token, defaults=settled))
 
 
+def _agreed(folder: Path, name: str, said: Said) -> None:
+    """Raise whatever speaks against founding the cluster, or starting it again, as was said."""
+    path = folder / CHARTER_FILE
+    if path.exists():
+        said.check(_existing(path, name)[0])
+    else:
+        said.charter(name)
+
+
+def _ray_is_there(ray_address: str | None) -> bool:
+    """True if `start` will use a Ray that runs already."""
+    from dynamo_ray.actors import fleet
+
+    return fleet.is_attached() or bool(ray_address) or "RAY_ADDRESS" in os.environ
+
+
 def _ensure_ray(ray_address: str | None) -> bool:
     """Connect to Ray, or start a local one for this process; True if that was started here."""
     from dynamo_ray.actors import fleet
     from dynamo_ray.actors.local_ray import start_here
 
-    if fleet.is_attached():
-        return False
-    if ray_address or "RAY_ADDRESS" in os.environ:
+    if not _ray_is_there(ray_address):
+        start_here()
+        return True
+    if not fleet.is_attached():
         fleet.attach_ray(ray_address)
-        return False
-    start_here()
-    return True
+    return False
 
 
 def _found(folder: Path, name: str, said: Said) -> tuple[Charter, list[bytes]]:
@@ -258,8 +280,12 @@ def _found(folder: Path, name: str, said: Said) -> tuple[Charter, list[bytes]]:
         os.link(aside, path)  # unlike a rename it does not replace what another start wrote
     except FileExistsError:
         return _existing(path, name)
+    except OSError:  # a file system without links
+        if path.exists():
+            return _existing(path, name)
+        aside.replace(path)
     finally:
-        aside.unlink()
+        aside.unlink(missing_ok=True)
     _sync_names(folder)
     return charter, [secret]
 

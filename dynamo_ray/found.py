@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from dynamo_ray.core.values import value
 from dynamo_ray.core.version import (
     EMPTY_CLOCK,
     KIND_AT,
@@ -21,8 +21,7 @@ CONCURRENT = b""
 """As a put's context: add a version beside all others, replace nothing (DESIGN rule 4)."""
 
 
-@value
-class Written:
+class Written(NamedTuple):
     """A put or delete that was acknowledged; `context` is for the next put of the key."""
 
     context: bytes

@@ -47,6 +47,8 @@ def error_of_request(refused: Refused, is_write: bool, required: int) -> DynamoE
         return OverloadedError(RETRY_AFTER_S, refused.text)
     if refused.code == Code.UNKNOWN:
         return OperationTimeoutError(required, 0, is_write, refused.text)
+    if refused.code == Code.EXPIRED:
+        return OperationTimeoutError(required, 0, False, refused.text)
     if refused.code == Code.TOO_LONG:
         return AnswerTooLongError()
     if refused.code in (Code.UNAVAILABLE, Code.NOT_READY):

@@ -71,24 +71,26 @@ def put_rows(
     return list(zip(keys_bytes(keys), values, seen, ids, ttls_ms, strict=True))
 
 
-def slices(rows: list[Row], keys: int = KEYS_A_REQUEST) -> Iterable[list[Row]]:
+def slices(rows: list[Row], keys: int, most: int) -> Iterable[list[Row]]:
     """Parts of a bounded number of keys and bytes."""
     start = 0
     while start < len(rows):
-        count = fitting(rows, start, keys)
+        count = fitting(rows, start, keys, most)
         yield rows[start : start + count]
         start += count
 
 
-def fitting(rows: list[Row], start: int = 0, keys: int = KEYS_A_BATCH) -> int:
+def fitting(
+    rows: list[Row], start: int = 0, keys: int = KEYS_A_BATCH, most: int = BYTES_A_REQUEST
+) -> int:
     """How many rows from `start` make one request: bounded in keys and bytes, at least one."""
     part = rows[start : start + keys]
     sizes = [len(row[0]) for row in part]
     if part and len(part[0]) > 1:
         sizes = list(map(add, sizes, [len(row[1] or b"") for row in part]))
-    if sum(sizes) <= BYTES_A_REQUEST:
+    if sum(sizes) <= most:
         return len(part)
-    return max(1, bisect_right(list(accumulate(sizes)), BYTES_A_REQUEST))
+    return max(1, bisect_right(list(accumulate(sizes)), most))
 
 
 def distinct(keys: Iterable[Key]) -> list[Key]:

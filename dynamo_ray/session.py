@@ -33,6 +33,8 @@ LOST_S = 0.05
 ASK_S = 0.5
 GRACE_S = 0.25
 PATIENCE_S = 0.2
+LEAST_PATIENCE_S = 0.05
+TOO_LATE = Refused(Code.EXPIRED, "no coordinator could be asked in time")
 
 OnReply = Callable[[int, list[Any]], None]
 OnFailure = Callable[[Failure], None]
@@ -54,6 +56,8 @@ class Channel(Protocol):
     ) -> int: ...
 
     def listen(self) -> Callable[[], bool]: ...
+
+    def remote_expiry(self, timeout_ms: int) -> int: ...
 
     def close(self) -> None: ...
 
@@ -270,7 +274,15 @@ class _Asking:
     off without its connection being closed; one that works on a slow request answers a ping.
     """
 
-    __slots__ = ("_asked", "_ends_at", "_machine", "_on_answer", "_session", "_timeout_s", "_timer")
+    __slots__ = (
+        "_asked",
+        "_ends_at",
+        "_machine",
+        "_on_answer",
+        "_patience_s",
+        "_session",
+        "_timer",
+    )
 
     def __init__(
         self,
@@ -281,12 +293,12 @@ class _Asking:
     ) -> None:
         self._session = session
         self._on_answer = on_answer
-        self._timeout_s = timeout_s
         self._machine = Attempts(message, session._ordered())
         self._asked: Channel | None = None
         loop = asyncio.get_running_loop()
         self._ends_at = loop.time() + timeout_s + GRACE_S
-        self._timer = loop.call_later(min(PATIENCE_S, timeout_s / 4), self._wonder)
+        self._patience_s = min(PATIENCE_S, max(LEAST_PATIENCE_S, timeout_s / 4))
+        self._timer = loop.call_later(self._patience_s, self._wonder)
         session._begun()
         self._perform(self._machine.start())
 
@@ -306,34 +318,41 @@ class _Asking:
         if self._asked is None:
             self._set_timer(self._wonder)
         else:
-            due = asyncio.get_running_loop().time() + PATIENCE_S
+            due = asyncio.get_running_loop().time() + self._patience_s
             self._set_timer(self._judge, self._asked, self._asked.listen(), due)
 
     def _judge(self, channel: Channel, lives: Callable[[], bool], due: float) -> None:
         self._set_timer(self._wonder)
-        was_asleep = asyncio.get_running_loop().time() > due + PATIENCE_S
+        was_asleep = asyncio.get_running_loop().time() > due + self._patience_s
         if not was_asleep and not lives():  # who slept has read nothing meanwhile
             self._session._found_silent(channel, lives)
             reached = [one for one in self._session._ordered() if one.connected]
-            self._perform(self._machine.on_silence(reached))
+            self._perform(self._machine.on_silence(channel, reached))
 
     def _set_timer(self, act: Callable[..., None], *args: Any) -> None:
         loop = asyncio.get_running_loop()
         left_s = self._ends_at - loop.time()
-        step_s = min(PATIENCE_S, self._timeout_s / 4)
-        if left_s > step_s:
-            self._timer = loop.call_later(step_s, act, *args)
+        if left_s > self._patience_s:
+            self._timer = loop.call_later(self._patience_s, act, *args)
         else:
             self._timer = loop.call_later(left_s, self._late)
 
     def _send(self, effect: Ask) -> None:
+        """Send it with what is left of the caller's time, as a reading of the receiver's clock."""
+        if self._machine.answered:
+            return
+        left_s = self._ends_at - GRACE_S - asyncio.get_running_loop().time()
+        if left_s <= 0:
+            self._perform(self._machine.on_reply(TOO_LATE))
+            return
         self._asked = effect.coordinator
+        expires_ms = effect.coordinator.remote_expiry(int(left_s * 1000))
         effect.coordinator.call(
             effect.message.KIND,
-            to_fields(effect.message),
+            (expires_ms, *to_fields(effect.message)),
             self._on_reply,
             self._on_failure,
-            self._timeout_s + 2 * GRACE_S,
+            left_s + 2 * GRACE_S,
         )
 
     def _on_reply(self, kind: int, fields: list[Any]) -> None:

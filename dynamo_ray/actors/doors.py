@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,10 +12,12 @@ import msgpack
 import ray
 
 from dynamo_ray.actors.fleet import COORDINATOR, find, member_names
+from dynamo_ray.core.messages import Code, Refused
 from dynamo_ray.errors import ClusterNotFoundError
 from dynamo_ray.wire.errors import Failure
 
 CALL_S = 10.0
+READ_S = 2.0
 
 
 class RayChannel:
@@ -22,6 +26,7 @@ class RayChannel:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
         self._last = 0
+        self._reading_ms, self._heard_at = 0, 0.0
         self._waiting: set[asyncio.Task[None]] = set()
 
     @property
@@ -47,6 +52,16 @@ class RayChannel:
         task.add_done_callback(self._waiting.discard)
         return self._last
 
+    def remote_expiry(self, timeout_ms: int) -> int:
+        """The reading of the coordinator's clock so long from now; 0 until it was read."""
+        if not self._reading_ms:
+            return 0
+        return self._reading_ms + int((time.monotonic() - self._heard_at) * 1000) + timeout_ms
+
+    def take_reading(self, reading_ms: int) -> None:
+        """What the coordinator's monotonic clock shows, read just now."""
+        self._reading_ms, self._heard_at = reading_ms, time.monotonic()
+
     async def _call(
         self,
         request: bytes,
@@ -64,6 +79,11 @@ class RayChannel:
             on_failure(Failure.LOST)
         else:
             _, kind, *fields = msgpack.unpackb(answer, raw=False)
+            if kind == Refused.KIND and fields[:1] == [Code.EXPIRED]:
+                # It may have been started again on a machine with another clock.
+                with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+                    reading = self._handle.reading.remote().future()
+                    self.take_reading(await asyncio.wait_for(asyncio.wrap_future(reading), READ_S))
             on_reply(kind, fields)
 
     def listen(self) -> Callable[[], bool]:
@@ -81,4 +101,11 @@ def ray_channels(name: str) -> dict[str, Any]:
     names = member_names(name, COORDINATOR)
     if not names:
         raise ClusterNotFoundError(f"no cluster {name!r} in this Ray cluster; start it first")
-    return {one: RayChannel(find(name, COORDINATOR, one)) for one in names}
+    handles = [find(name, COORDINATOR, one) for one in names]
+    channels = {one: RayChannel(handle) for one, handle in zip(names, handles, strict=True)}
+    readings = [handle.reading.remote() for handle in handles]
+    ray.wait(readings, num_returns=len(readings), timeout=READ_S)
+    for channel, reading in zip(channels.values(), readings, strict=True):
+        with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+            channel.take_reading(ray.get(reading, timeout=0.1))
+    return channels

@@ -77,6 +77,8 @@ def create(cluster: str, role: str, name: str, *args: Any) -> Any:
     try:
         return ray.remote(_CLASSES[role]).options(**options).remote(*args)
     except ValueError as error:
+        if "already" not in str(error):
+            raise
         raise ClusterExistsError(
             f"{role} {name!r} of cluster {cluster!r} is there already, or was just started by"
             " somebody else; attach to the cluster"

@@ -17,7 +17,7 @@ from dynamo_ray.actors.hosting import Hosted
 from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.membership import View, view_from
 from dynamo_ray.server.coordinator import open_coordinator
-from dynamo_ray.server.member import Member
+from dynamo_ray.server.member import Member, monotonic_ms
 from dynamo_ray.server.node import open_node
 from dynamo_ray.wire.keys import CLIENT, PEER
 
@@ -57,6 +57,10 @@ class MemberActor:
             self.hosted.server.learn(view_from(rows))
 
         self.hosted.run(learn())
+
+    def reading(self) -> int:
+        """This process's monotonic clock in ms: requests say when they expire by it."""
+        return monotonic_ms()
 
     def pid(self) -> int:
         """The actor's own process, for drills."""

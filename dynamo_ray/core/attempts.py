@@ -21,6 +21,9 @@ from dynamo_ray.core.messages import ALWAYS_REFUSED, ClientPut, Code, PutDone, R
 from dynamo_ray.core.values import value
 
 ROUNDS = 3
+PAUSE_S = 0.05
+# Refusals of one coordinator, at this moment.
+NOT_BEGUN = frozenset({Code.OVERLOADED, Code.NOT_READY, Code.EXPIRED})
 
 
 @value
@@ -44,13 +47,21 @@ class Attempts:
 
     def __init__(self, message: Any, coordinators: Sequence[Any]) -> None:
         self._message = message
-        self._coordinators = list(coordinators)
-        self._tried = 0
+        self._left = [
+            Ask(one, message, PAUSE_S * turn) for turn in range(ROUNDS) for one in coordinators
+        ]
+        self._known = list(coordinators)
+        self._silent: list[Any] = []
         self._pending = 0
         self._maybe_applied = False
         self._refusal: Refused | None = None
         self._poor: Any = None
         self._answered = False
+
+    @property
+    def answered(self) -> bool:
+        """True once the caller has its answer."""
+        return self._answered
 
     def start(self) -> list[Ask | Answered]:
         """Ask the first coordinator."""
@@ -61,13 +72,15 @@ class Attempts:
         if self._answered:
             return []
         self._pending -= 1
-        if isinstance(reply, Refused) and reply.code in (Code.OVERLOADED, Code.NOT_READY):
+        if isinstance(reply, Refused) and reply.code in NOT_BEGUN:
             self._refusal = reply
             return self._ask_next()
-        if self._pending and not _is_final(reply):
-            self._poor = reply
+        if _is_final(reply):
+            return self._answer(reply)
+        self._poor = reply if self._poor is None else _better(self._poor, reply)
+        if self._pending and not _is_final(self._poor):
             return []
-        return self._answer(self._honest(reply))
+        return self._answer(self._poor)
 
     def on_failure(self, maybe_applied: bool) -> list[Ask | Answered]:
         """The coordinator could not be reached, or was lost while it worked on the request."""
@@ -77,14 +90,19 @@ class Attempts:
         self._maybe_applied = self._maybe_applied or maybe_applied
         return self._ask_next()
 
-    def on_silence(self, known: Sequence[Any] = ()) -> list[Ask | Answered]:
-        """No sign of life from the coordinator asked last: ask one that was not asked, too.
+    def on_silence(self, silent: Any, known: Sequence[Any] = ()) -> list[Ask | Answered]:
+        """No sign of life from a coordinator that works on it: ask another one, too.
 
-        `known` are the coordinators that can be reached by now.
+        `known` are the coordinators that can be reached by now. The silent are asked again last.
         """
-        self._coordinators += [one for one in known if one not in self._coordinators]
-        if self._answered or self._tried >= len(self._coordinators):
+        if self._answered:
             return []
+        self._silent.append(silent)
+        new = [one for one in known if one not in self._known]
+        self._known += new
+        self._left = [Ask(one, self._message) for one in new] + sorted(
+            self._left, key=lambda ask: ask.coordinator in self._silent
+        )
         self._maybe_applied = True
         return self._ask_next()
 
@@ -93,22 +111,19 @@ class Attempts:
         if self._answered:
             return []
         if self._poor is not None:
-            return self._answer(self._honest(self._poor))
+            return self._answer(self._poor)
         return self._answer(Refused(Code.UNKNOWN, "no coordinator answered in time"))
 
     def _ask_next(self) -> list[Ask | Answered]:
-        count = len(self._coordinators)
-        if self._pending and self._tried >= count:
+        """The next try. While somebody still works on it, nobody silent is asked again for it."""
+        if self._pending and (not self._left or self._left[0].coordinator in self._silent):
             return []
         if self._poor is not None and not self._pending:
-            return self._answer(self._honest(self._poor))
-        if not count or self._tried >= ROUNDS * count:
+            return self._answer(self._poor)
+        if not self._left:
             return self._give_up("no coordinator could be reached")
-        coordinator = self._coordinators[self._tried % count]
-        wait_s = 0.0 if self._tried < count else 0.05 * (self._tried // count)
-        self._tried += 1
         self._pending += 1
-        return [Ask(coordinator, self._message, wait_s)]
+        return [self._left.pop(0)]
 
     def _give_up(self, text: str) -> list[Ask | Answered]:
         if self._maybe_applied and isinstance(self._message, ClientPut):
@@ -131,11 +146,30 @@ class Attempts:
 
     def _answer(self, reply: Any) -> list[Ask | Answered]:
         self._answered = True
-        return [Answered(reply)]
+        return [Answered(self._honest(reply))]
 
 
 def _is_final(reply: Any) -> bool:
     """True if no other coordinator could say anything better."""
     if isinstance(reply, Refused):
         return reply.code in ALWAYS_REFUSED
-    return all(failure.code in ALWAYS_REFUSED for failure in reply.failures)
+    return not reply.failures or all(f.code in ALWAYS_REFUSED for f in reply.failures)
+
+
+def _better(one: Any, other: Any) -> Any:
+    """What two answers to one request say together: a key that either did well, went well."""
+    if isinstance(one, Refused) or isinstance(other, Refused):
+        return other if isinstance(one, Refused) else one
+    failed = {failure.index for failure in one.failures}
+    failures = tuple(failure for failure in other.failures if failure.index in failed)
+    again = {failure.index for failure in other.failures} - failed
+    columns = ("contexts",) if isinstance(other, PutDone) else ("states", "seals")
+    filled = {}
+    for name in columns:
+        filled[name] = [
+            mine if row in again else theirs
+            for row, (mine, theirs) in enumerate(
+                zip(getattr(one, name), getattr(other, name), strict=True)
+            )
+        ]
+    return replace(other, failures=failures, **filled)

@@ -33,6 +33,10 @@ from dynamo_ray.core.requests import Desk, GetRequest, Group, PutRequest
 from dynamo_ray.core.settings import Limits
 from dynamo_ray.core.values import value
 
+EXPIRED = Refused(
+    Code.EXPIRED, "the request came too late to a coordinator, which did not begin it"
+)
+
 
 @value
 class ToNode:
@@ -87,9 +91,17 @@ class Coordinator:
         """How many groups of keys are being worked on, stragglers included."""
         return len(self._operations)
 
-    def on_request(self, to: Any, message: Any, now: float, wall_ms: int) -> list[Out]:
-        """A client's request: start its machines, or refuse it whole, quickly (rule 19)."""
+    def on_request(
+        self, to: Any, message: Any, expires: float, now: float, wall_ms: int
+    ) -> list[Out]:
+        """A client's request: start its machines, or refuse it whole, quickly (rule 19).
+
+        `expires` is a reading of this coordinator's clock, made by the client: what waited here
+        while this process was stopped is not begun, because its caller has gone elsewhere with it.
+        """
         times, limits = self.desk.settings.times, self.desk.settings.limits
+        if expires <= now:
+            return [ToClient(to, EXPIRED)]
         if not isinstance(message, ClientPut | ClientGet):
             return [ToClient(to, Refused(Code.BAD_REQUEST, "not a request of a client"))]
         text = _too_much(message, limits)
@@ -103,7 +115,7 @@ class Coordinator:
             if isinstance(message, ClientPut)
             else GetRequest(message, self.desk)
         )
-        deadline = now + min(message.timeout_ms / 1000, times.timeout_max_s)
+        deadline = min(expires, now + times.timeout_max_s)
         out: list[Out] = []
         if not request.groups:
             self._answer(to, _reply(request, wall_ms), out)

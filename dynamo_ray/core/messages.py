@@ -136,7 +136,6 @@ class ClientPut:
     ttls_ms: Sequence[int]
     w: int
     strict: bool
-    timeout_ms: int
 
 
 @value
@@ -147,7 +146,6 @@ class ClientGet:
     keys: Sequence[bytes]
     r: int
     strict: bool
-    timeout_ms: int
 
 
 class Failure(NamedTuple):

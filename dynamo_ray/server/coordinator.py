@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,19 +36,21 @@ class CoordinatorServer(Member):
         self.requests = 0
 
     def on_message(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
-        """A client's request."""
-        try:
-            message = from_fields(kind, fields)
-        except BadMessageError as error:
-            refused = Refused(Code.BAD_REQUEST, str(error))
-            reply_to(connection, call, Refused.KIND, to_fields(refused))
-            return
-        self.submit(message, partial(_answer, connection, call))
+        """A client's request, and before its fields when it expires (a reading of our clock)."""
+        self.submit(kind, fields, partial(_answer, connection, call))
 
-    def submit(self, message: Any, answer: Callable[[Any], None]) -> None:
+    def submit(self, kind: int, fields: Sequence[Any], answer: Callable[[Any], None]) -> None:
         """Start a request; `answer` gets its reply once."""
         self.requests += 1
-        self._perform(self.coordinator.on_request(answer, message, time.monotonic(), wall_ms()))
+        try:
+            expires_ms, *given = fields
+            message = from_fields(kind, given)
+            expires = expires_ms / 1000
+        except (BadMessageError, TypeError, ValueError) as error:
+            answer(Refused(Code.BAD_REQUEST, str(error)))
+            return
+        now = time.monotonic()
+        self._perform(self.coordinator.on_request(answer, message, expires, now, wall_ms()))
 
     def on_suspicion(self, new: frozenset[bytes]) -> None:
         """Route around the suspected, and wait no longer for the newly suspected."""

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dynamo_ray.core.charter import Charter
-from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
+from dynamo_ray.core.encoding import to_fields
 from dynamo_ray.core.kinds import STATUS, VIEW, WHERE
 from dynamo_ray.core.membership import View
-from dynamo_ray.core.messages import Code, Refused
 from dynamo_ray.server.coordinator import CoordinatorServer
+from dynamo_ray.server.member import monotonic_ms
 from dynamo_ray.wire.errors import Failure
 
 READY_S = 5.0
@@ -46,13 +46,14 @@ class EmbeddedChannel:
         if kind in (VIEW, STATUS, WHERE):
             self._server.handle(_Caller(on_reply), self._last, kind, list(fields))
         else:
-            try:
-                message = from_fields(kind, fields)
-            except BadMessageError as error:
-                on_reply(Refused.KIND, [int(Code.BAD_REQUEST), str(error)])
-                return self._last
-            self._server.submit(message, lambda reply: on_reply(reply.KIND, list(to_fields(reply))))
+            self._server.submit(
+                kind, fields, lambda reply: on_reply(reply.KIND, list(to_fields(reply)))
+            )
         return self._last
+
+    def remote_expiry(self, timeout_ms: int) -> int:
+        """The reading of the clock, which is our own, so long from now."""
+        return monotonic_ms() + timeout_ms
 
     def listen(self) -> Callable[[], bool]:
         """It lives as long as this process."""

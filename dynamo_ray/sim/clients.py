@@ -69,7 +69,6 @@ class ClientHost(Peer):
             [write.ttl_ms for write in writes],
             first.w,
             first.strict,
-            self.timeout_ms,
         )
         self._request(message, lambda reply: self._told_put(writes, reply, then))
 
@@ -79,7 +78,7 @@ class ClientHost(Peer):
             read.invoked = self.world.now
             self.history.reads.append(read)
         keys = [read.key for read in reads]
-        message = ClientGet(keys, reads[0].r, reads[0].strict, self.timeout_ms)
+        message = ClientGet(keys, reads[0].r, reads[0].strict)
         self._request(message, lambda reply: self._told_get(reads, reply, then))
 
     def _told_put(self, writes: Sequence[Write], reply: Any, then: Then) -> None:
@@ -139,6 +138,7 @@ class ClientHost(Peer):
                     ask(effect)
 
         def ask(effect: Ask) -> None:
+            asked.append(effect.coordinator)
             self.call(
                 effect.coordinator,
                 effect.message,
@@ -149,8 +149,9 @@ class ClientHost(Peer):
 
         limit_us = int((self.timeout_ms / 1000 + MARGIN_S) * SECOND)
         # The network of this world tells nothing of pings; whoever is slow counts as silent.
+        asked: list[CoordinatorHost] = []
         for step in range(1, len(order)):
             patience_us = int(step * PATIENCE * self.timeout_ms * MILLISECOND)
-            self.after(patience_us, "patience", lambda: perform(attempts.on_silence()))
+            self.after(patience_us, "patience", lambda: perform(attempts.on_silence(asked[-1])))
         self.after(limit_us, "time limit", lambda: perform(attempts.on_deadline()))
         perform(attempts.start())

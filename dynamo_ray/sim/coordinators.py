@@ -37,7 +37,8 @@ class CoordinatorHost(Peer):
     def on_call(self, src: Peer, call: int, message: Any, expires_ms: int) -> None:
         """A client's request."""
         to = (src, src.run, call)
-        self._perform(self.machine.on_request(to, message, self.mono_s, self.wall_ms))
+        expires = expires_ms / 1000
+        self._perform(self.machine.on_request(to, message, expires, self.mono_s, self.wall_ms))
 
     def on_heard(self, peer: Peer) -> None:
         """A sign of life of a node."""

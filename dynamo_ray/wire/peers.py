@@ -89,6 +89,7 @@ class Peer:
         self._attempt: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None  # of the next attempt, or of the next ping
         self._missed = 0
+        self._arrived = 0
         self._came_up = asyncio.Event()
 
     # ---- what the owner says
@@ -152,9 +153,9 @@ class Peer:
         connection.ping(self._hooks.on_heard)
         return lambda: connection.chunks != before or connection is not self.connection
 
-    def remote_expiry(self, timeout_ms: int) -> int | None:
-        """As Connection.remote_expiry; None when not connected."""
-        return None if self.connection is None else self.connection.remote_expiry(timeout_ms)
+    def remote_expiry(self, timeout_ms: int) -> int:
+        """As Connection.remote_expiry; 0 when not connected."""
+        return 0 if self.connection is None else self.connection.remote_expiry(timeout_ms)
 
     async def wait_connected(self, timeout_s: float) -> bool:
         """True as soon as it is up, False after that time."""
@@ -243,9 +244,10 @@ class Peer:
         if connection is None:
             return
         self._timer = self._loop.call_later(self._options.interval_s, self._beat)
-        if connection.ping(self._hooks.on_heard):
+        arrived, self._arrived = connection.chunks != self._arrived, connection.chunks
+        if connection.ping(self._hooks.on_heard) or arrived:
             self._missed = 0
             return
-        self._missed += 1
+        self._missed += 1  # a ping is out, and nothing at all has come since the last beat
         if self._missed >= self._options.missed_pings:
             connection.abort(f"silent for {self._missed} pings")

@@ -565,7 +565,8 @@ async def time_runs_out(make: Maker) -> None:
         )
         if isinstance(end, TimeoutError):
             assert isinstance(end, dynamo_ray.OperationTimeoutError)
-            assert end.maybe_applied and end.retryable and end.required == 2
+            assert end.retryable and end.required == 2
+            assert end.maybe_applied or "not begin" in str(end) or "be asked" in str(end)
         else:
             assert isinstance(end, dynamo_ray.UnavailableError | dynamo_ray.Written)
 

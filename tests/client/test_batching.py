@@ -75,13 +75,34 @@ def test_a_request_has_what_is_left_of_the_time_of_its_oldest() -> None:
             await asyncio.sleep(0)
         assert all(options.timeout_s == 1.0 for _, options, _ in line.sent)
         line.batch.add(("waits",))
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.1)
         line.batch.add(("waits less",))
+        await asyncio.sleep(0.2)
         line.sent[0][2]("answer")
         await asyncio.sleep(0.01)
         rows, options, _ = line.sent[-1]
         assert rows == [("waits",), ("waits less",)]
         assert 0.3 < options.timeout_s < 0.71
+
+    story(told)
+
+
+def test_who_has_little_time_left_does_not_share_it() -> None:
+    async def told() -> None:
+        line = Line(timeout_s=1.0)
+        for number in range(UNDER_WAY):
+            line.batch.add((number,))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        line.batch.add(("old",))
+        await asyncio.sleep(0.5)
+        line.batch.add(("fresh",))
+        for _, _, answer in line.sent[:2]:
+            answer("answer")
+        await asyncio.sleep(0.01)
+        old, fresh = line.sent[-2:]
+        assert (old[0], fresh[0]) == ([("old",)], [("fresh",)])
+        assert old[1].timeout_s < 0.51 and fresh[1].timeout_s > 0.9
 
     story(told)
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from dynamo_ray.core.attempts import ROUNDS, Answered, Ask, Attempts
 from dynamo_ray.core.messages import ClientGet, ClientPut, Code, Failure, GetDone, PutDone, Refused
 
-PUT = ClientPut([b"k"], [b"v"], [None], [b"i" * 16], [0], 0, False, 1000)
-GET = ClientGet([b"k"], 0, False, 1000)
+PUT = ClientPut([b"k"], [b"v"], [None], [b"i" * 16], [0], 0, False)
+GET = ClientGet([b"k"], 0, False)
 DONE = PutDone([b"context"])
 BUSY = Refused(Code.OVERLOADED, "busy")
 
@@ -114,16 +114,16 @@ def test_a_get_is_not_rewritten() -> None:
 def test_a_silent_coordinator_is_not_waited_for() -> None:
     attempts = Attempts(PUT, ["c1", "c2"])
     attempts.start()
-    assert attempts.on_silence() == [Ask("c2", PUT)]
-    assert attempts.on_silence() == [], "nobody is left that was not asked"
+    assert attempts.on_silence("c1") == [Ask("c2", PUT)]
+    assert attempts.on_silence("c2") == [], "nobody is left who is not silent"
     assert attempts.on_reply(DONE) == [Answered(DONE)]
 
 
 def test_a_coordinator_that_was_not_known_at_first_is_asked_too() -> None:
     attempts = Attempts(PUT, ["c1"])
     attempts.start()
-    assert attempts.on_silence(["c1"]) == []
-    assert attempts.on_silence(["c2", "c1"]) == [Ask("c2", PUT)]
+    assert attempts.on_silence("c1", ["c1"]) == []
+    assert attempts.on_silence("c1", ["c2", "c1"]) == [Ask("c2", PUT)]
 
 
 def test_a_poor_answer_waits_for_the_silent_one() -> None:
@@ -131,7 +131,7 @@ def test_a_poor_answer_waits_for_the_silent_one() -> None:
     for last, end in ((DONE, DONE), ("late", None), ("lost", None)):
         attempts = Attempts(PUT, ["c1", "c2"])
         attempts.start()
-        attempts.on_silence()
+        attempts.on_silence("c1")
         assert attempts.on_reply(PutDone([None], (Failure(0, Code.UNAVAILABLE, 2, 1),))) == []
         if last == "late":
             out = attempts.on_deadline()
@@ -144,9 +144,43 @@ def test_a_poor_answer_waits_for_the_silent_one() -> None:
 def test_a_refusal_that_all_would_repeat_waits_for_nobody() -> None:
     attempts = Attempts(PUT, ["c1", "c2"])
     attempts.start()
-    attempts.on_silence()
+    attempts.on_silence("c1")
     refused = PutDone([None], (Failure(0, Code.VALUE_SIZE, 1, 2),))
     assert attempts.on_reply(refused) == [Answered(refused)]
+
+
+def test_one_that_is_busy_is_asked_again_while_the_silent_one_is_waited_for() -> None:
+    attempts = Attempts(PUT, ["c1", "c2"])
+    attempts.start()
+    assert attempts.on_silence("c1") == [Ask("c2", PUT)]
+    assert attempts.on_reply(BUSY) == [Ask("c2", PUT, 0.05)]
+    assert attempts.on_reply(BUSY) == [Ask("c2", PUT, 0.1)]
+    assert attempts.on_reply(BUSY) == [], "only the silent one is left, and it works on it already"
+    assert attempts.on_failure(True) == [Ask("c1", PUT, 0.05)], "it was lost: perhaps it is back"
+
+
+def test_two_poor_answers_make_one_in_which_the_better_of_each_key_counts() -> None:
+    two = ClientGet([b"k", b"l", b"m"], 0, False)
+    bad = [Failure(i, Code.UNAVAILABLE, 2, 1) for i in range(3)]
+    one = GetDone([b"K", None, None], [b"1", b"", b""], False, (bad[1], bad[2]))
+    other = GetDone([None, b"L", None], [b"", b"2", b""], False, (bad[0], bad[2]))
+    for first, second in ((one, other), (other, one)):
+        attempts = Attempts(two, ["c1", "c2"])
+        attempts.start()
+        attempts.on_silence("c1")
+        assert attempts.on_reply(first) == []
+        (answered,) = attempts.on_reply(second)
+        both = GetDone([b"K", b"L", None], [b"1", b"2", b""], False, (bad[2],))
+        assert answered == Answered(both)
+    attempts = Attempts(two, ["c1", "c2"])
+    attempts.start()
+    attempts.on_silence("c1")
+    attempts.on_reply(one)
+    assert attempts.on_reply(Refused(Code.UNAVAILABLE, "no")) == [Answered(one)]
+
+
+def last_asked(out: list[Any]) -> Any:
+    return next((one.coordinator for one in reversed(out) if isinstance(one, Ask)), None)
 
 
 POOR = PutDone([None], (Failure(0, Code.UNAVAILABLE, 2, 1),))
@@ -167,7 +201,7 @@ def test_answered_once_and_never_a_false_nothing_applied(events: list[Any], coun
             out += attempts.on_deadline()
             maybe_applied = True
         elif event == "silent":
-            asked = attempts.on_silence()
+            asked = attempts.on_silence(last_asked(out))
             maybe_applied = maybe_applied or bool(asked)
             out += asked
         elif sum(isinstance(one, Ask) for one in out) <= ended:

@@ -32,15 +32,21 @@ WALL = 1_000
 HELD = state(version(dot("a", 1), b"v"))
 MINTED = Minted([HELD], [clock_of(HELD)])
 OWNERS = DESK.ring.owners(partition_of(b"k", 16))
-GET = ClientGet([b"k"], 0, False, 1_000)
+GET = ClientGet([b"k"], 0, False)
 
 
 def coordinator(**settings: Any) -> Coordinator:
     return Coordinator(replace(DESK, settings=replace(DESK.settings, **settings)))
 
 
-def ask(at: Coordinator, message: Any, now: float = 0.0, to: str = "client") -> list[Any]:
-    return at.on_request(to, message, now, WALL)
+def ask(
+    at: Coordinator,
+    message: Any,
+    now: float = 0.0,
+    to: str = "client",
+    timeout_s: float = 1.0,
+) -> list[Any]:
+    return at.on_request(to, message, now + timeout_s, now, WALL)
 
 
 def reply(at: Coordinator, call: ToNode, message: Any, now: float = 0.1) -> list[Any]:
@@ -98,7 +104,7 @@ def test_one_bad_key_fails_alone() -> None:
 def test_only_bad_keys_are_answered_at_once() -> None:
     (done,) = to_client(ask(coordinator(), put_of(keys=[b""])))
     assert [f.code for f in done.failures] == [Code.KEY_SIZE]
-    assert to_client(ask(coordinator(), ClientGet([], 0, False, 1))) == [GetDone([], [])]
+    assert to_client(ask(coordinator(), ClientGet([], 0, False))) == [GetDone([], [])]
 
 
 def test_too_much_is_refused_quickly() -> None:
@@ -111,7 +117,7 @@ def test_too_much_is_refused_quickly() -> None:
 
 def test_the_deadline_answers_unknown_and_closes_what_has_not_minted() -> None:
     at = coordinator()
-    (mint,) = ask(at, put_of(keys=[b"k"], timeout_ms=500))
+    (mint,) = ask(at, put_of(keys=[b"k"]), timeout_s=0.5)
     assert at.on_tick(0.4, WALL) == []
     (done,) = to_client(at.on_tick(0.5, WALL))
     assert done.failures[0].code == Code.UNKNOWN
@@ -119,9 +125,18 @@ def test_the_deadline_answers_unknown_and_closes_what_has_not_minted() -> None:
     assert reply(at, mint, MINTED) == [] and at.late_replies == 1
 
 
+def test_what_comes_too_late_is_not_begun() -> None:
+    """It waited while this process was stopped, and its client has gone elsewhere with it."""
+    at = coordinator()
+    for expires in (0.0, 4.9, 5.0):
+        (answer,) = to_client(at.on_request("client", put_of(keys=[b"k"]), expires, 5.0, WALL))
+        assert answer.code == Code.EXPIRED
+    assert at.in_flight == 0
+
+
 def test_nobody_may_ask_for_more_time_than_there_is() -> None:
     at = coordinator(times=Times(timeout_max_s=3.0))
-    (mint,) = ask(at, put_of(keys=[b"k"], timeout_ms=60_000))
+    (mint,) = ask(at, put_of(keys=[b"k"]), timeout_s=60.0)
     assert mint.timeout_s == 3.0
     assert to_client(at.on_tick(3.0, WALL))
 
@@ -129,7 +144,7 @@ def test_nobody_may_ask_for_more_time_than_there_is() -> None:
 def test_the_work_after_the_answer_has_a_deadline_of_its_own() -> None:
     """A short time-out is the caller's: stragglers still get their linger, and then the end."""
     at = coordinator(times=Times(linger_s=2.0))
-    (mint,) = ask(at, put_of(keys=[b"k"], timeout_ms=50))
+    (mint,) = ask(at, put_of(keys=[b"k"]), timeout_s=0.05)
     second, third = reply(at, mint, MINTED, now=0.01)
     assert to_client(reply(at, second, Merged(), now=0.02))
     assert at.on_tick(0.06, WALL) == [] and at.in_flight == 1
@@ -237,8 +252,8 @@ def test_every_request_is_answered_once_and_leaves_nothing_behind(
         if what in ("put", "get"):
             asked += 1
             some = keys[: which % 3 + 1]
-            message = put_of(keys=some) if what == "put" else ClientGet(some, 0, False, 1_000)
-            take(at.on_request(asked, message, now, WALL))
+            message = put_of(keys=some) if what == "put" else ClientGet(some, 0, False)
+            take(at.on_request(asked, message, now + 1.0, now, WALL))
         elif what == "tick":
             take(at.on_tick(now, WALL))
         elif what == "suspect":

@@ -40,7 +40,6 @@ def put_of(**columns: Any) -> ClientPut:
         "ttls_ms": [0] * count,
         "w": 0,
         "strict": False,
-        "timeout_ms": 1_000,
     }
     return ClientPut(**{**given, **columns})
 
@@ -110,7 +109,7 @@ def test_when_every_key_is_refused_the_reply_is_there_at_once() -> None:
     done = request.reply_if_done()
     assert not request.groups
     assert done is not None and done.failures[0].code == Code.KEY_SIZE
-    assert GetRequest(ClientGet([], 0, False, 1), DESK).reply_if_done(NOW) == GetDone([], [])
+    assert GetRequest(ClientGet([], 0, False), DESK).reply_if_done(NOW) == GetDone([], [])
 
 
 def test_contexts_are_opened_on_the_way_in() -> None:
@@ -123,7 +122,7 @@ def test_contexts_are_opened_on_the_way_in() -> None:
 
 def test_more_copies_than_there_are_cannot_be_asked_for() -> None:
     put = PutRequest(put_of(keys=[b"k"], w=4), DESK).reply_if_done()
-    get = GetRequest(ClientGet([b"k"], 4, False, 1), DESK).reply_if_done(NOW)
+    get = GetRequest(ClientGet([b"k"], 4, False), DESK).reply_if_done(NOW)
     assert put is not None and put.failures == (Failure(0, Code.BAD_REQUEST, 4, 3),)
     assert get is not None and get.failures == (Failure(0, Code.BAD_REQUEST, 4, 3),)
 
@@ -136,7 +135,7 @@ def test_suspicion_is_part_of_the_route() -> None:
 
 
 def reply_of(held: bytes | None, now_ms: int = NOW) -> GetDone:
-    request = GetRequest(ClientGet([b"k"], 0, False, 1_000), DESK)
+    request = GetRequest(ClientGet([b"k"], 0, False), DESK)
     done = request.on_outcome(request.groups[0], GetOutcome([held]), now_ms)
     assert done is not None
     return done
@@ -164,7 +163,7 @@ def test_an_expired_value_does_not_leave_the_coordinator() -> None:
 
 def test_degraded_in_one_group_is_degraded_in_the_reply() -> None:
     x, y = keys_of_different_routes(2)
-    request = GetRequest(ClientGet([y, x], 0, False, 1_000), DESK)
+    request = GetRequest(ClientGet([y, x], 0, False), DESK)
     failure = Failure(0, Code.UNAVAILABLE, 2, 1)
     request.on_outcome(request.groups[1], GetOutcome([None], True, (failure,)), NOW)
     done = request.on_outcome(request.groups[0], GetOutcome([None]), NOW)

@@ -139,14 +139,14 @@ class Stage:
             context = self.contexts[named["context"]]
         self.dies_at = named.get("dies", "")
         columns = [key.encode()], [value], [context], [put_id], [0]
-        message = ClientPut(*columns, int(named.get("w", 0)), "strict" in words, 1_000)
+        message = ClientPut(*columns, int(named.get("w", 0)), "strict" in words)
         self._ask(message, named.get("keep", key))
 
     def delete(self, key: str, **named: str) -> None:
         self.put(key, **named)
 
     def get(self, key: str, *words: str, **named: str) -> None:
-        message = ClientGet([key.encode()], int(named.get("r", 0)), "strict" in words, 1_000)
+        message = ClientGet([key.encode()], int(named.get("r", 0)), "strict" in words)
         self._ask(message, named.get("keep", key))
 
     def tick(self, seconds: str = "0.1") -> None:
@@ -211,7 +211,7 @@ class Stage:
             what = f"delete {name}" if value is None else f"put {name}={value.decode()}"
         self.steps.append(("client", COORDINATOR, what))
         to = message, keep
-        self._take(self.coordinator.on_request(to, message, self.now_s, self._ms()))
+        self._take(self.coordinator.on_request(to, message, self.now_s + 1, self.now_s, self._ms()))
 
     def _play(self) -> None:
         while self.queue:

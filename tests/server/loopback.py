@@ -143,8 +143,9 @@ class Loopback:
         listener = (self.nodes.get(name) or self.coordinators[name]).listener
         if listener is not None:
             vars(listener)["bear"] = _ignore_stranger
-        if name in self.coordinators:  # nor does it tell that it hears nobody
+        if name in self.coordinators:  # nor does it notice, or tell, that it hears nobody
             vars(self.coordinators[name])["_perform"] = _do_nothing
+            vars(self.coordinators[name].detector)["on_tick"] = _judge_nobody
 
     def wake(self, name: str) -> None:
         """As SIGCONT: what has arrived meanwhile is heeded now."""
@@ -156,6 +157,7 @@ class Loopback:
             vars(listener).pop("bear", None)
         if name in self.coordinators:
             vars(self.coordinators[name]).pop("_perform", None)
+            vars(self.coordinators[name].detector).pop("on_tick", None)
 
     def _transports(self, name: str) -> list[Any]:
         server = self.nodes.get(name) or self.coordinators[name]
@@ -205,6 +207,11 @@ class Loopback:
 
 def _do_nothing(effects: Any) -> None:
     """What a killed server makes of anything."""
+
+
+def _judge_nobody(now: float) -> frozenset[bytes]:
+    """What a stopped process makes of the silence."""
+    return frozenset()
 
 
 def _ignore_stranger(stranger: Any) -> None:

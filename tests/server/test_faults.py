@@ -241,6 +241,35 @@ def test_a_hung_coordinator_costs_a_moment_and_no_request(tmp_path: Path) -> Non
     run(story())
 
 
+def test_what_waited_at_a_hung_coordinator_is_not_begun_when_it_wakes(tmp_path: Path) -> None:
+    """Another coordinator did it long ago, it was replaced, and its put id is forgotten.
+
+    Requests to a coordinator once had a time-out that began when they were read: the coordinator
+    put the old value over newer ones, and nobody was told.
+    """
+    settings = settings_from({"limits": {"remembered_puts": 2}})
+
+    async def story() -> None:
+        async with Loopback(tmp_path, settings=settings) as cluster:
+            client = await cluster.connect(timeout_s=0.8)
+            await until(lambda: len(client.session._channels) == 2 and are_connected(client))
+            cluster.hang("c1")
+            for i in range(
+                4
+            ):  # the first of them goes to the coordinator that hangs, or the second
+                await client.put("key", b"old %d" % i)
+            for i in range(20):
+                await client.put("key", b"new %d" % i)
+            await asyncio.sleep(1.0)
+            cluster.wake("c1")
+            await cluster.settled()
+            await asyncio.sleep(0.2)
+            assert cluster.coordinators["c1"].requests > 0, "it did read what waited"
+            assert (await client.get("key")).values == (b"new 19",)
+
+    run(story())
+
+
 def test_late_replies_are_counted_and_ignored(tmp_path: Path) -> None:
     settings = settings_from({"times": {"linger_s": 0.1, "suspect_s": 0.3}})
 

@@ -248,9 +248,9 @@ def later_refusal_believed(patch: Patch) -> None:
 
 
 def silent_counts_for_nothing(patch: Patch) -> None:
-    def careless(self: Attempts, known: Sequence[object] = ()) -> object:
+    def careless(self: Attempts, silent: object, known: Sequence[object] = ()) -> object:
         before = self._maybe_applied
-        effects = whole(self, known)
+        effects = whole(self, silent, known)
         self._maybe_applied = before
         return effects
 

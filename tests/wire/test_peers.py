@@ -45,7 +45,7 @@ def test_the_first_call_of_a_lazy_peer_fails_at_once_and_connects(on_net: Any) -
         peer = net.peer(listener.port)
         first = net.ends.call(peer, ECHO)
         assert net.ends.of[first] == [Failure.UNSENT]
-        assert peer.send(3, []) is Failure.UNSENT and peer.remote_expiry(1) is None
+        assert peer.send(3, []) is Failure.UNSENT and peer.remote_expiry(1) == 0
         assert await peer.wait_connected(5.0) and peer.connected
         net.ends.call(peer, ECHO, 1)
         await net.until(net.ends.complete)
@@ -181,6 +181,44 @@ def test_single_missed_pings_do_not_add_up(on_net: Any) -> None:
             before = len(heard)
             await net.until(lambda before=before: len(heard) > before + 1)
         assert log == ["up"]
+
+
+def test_a_connection_that_speaks_is_not_silent(on_net: Any) -> None:
+    """Others ping it too (`listen`), so that a ping is always out when the beat comes."""
+
+    @on_net
+    async def _(net: Any) -> None:
+        log: list[Any] = []
+        listener = await net.listen()
+        options = Options(interval_s=0.02, missed_pings=3)
+        peer = net.peer(listener.port, options, **listening(log))
+        assert await peer.wait_connected(5.0)
+        peer.connection._pings[1 << 40] = (0.0, lambda at: None)  # one that is never answered
+        for _ in range(30):
+            net.ends.call(peer, ECHO)
+            await asyncio.sleep(0.01)
+        assert log == ["up"]
+        await net.until(lambda: len(log) >= 2)
+        assert log[1] == "down: silent for 3 pings"
+
+
+def test_a_sign_of_life_is_asked_for_and_seen(on_net: Any) -> None:
+    @on_net
+    async def _(net: Any) -> None:
+        listener = await net.listen()
+        peer = net.peer(listener.port, Options(interval_s=5.0))
+        assert peer.listen()(), "who is not connected is not silent: its loss is told otherwise"
+        assert await peer.wait_connected(5.0)
+        await net.until(lambda: listener.connections and peer.round_trip_s is not None)
+        lives = peer.listen()
+        await net.until(lives)
+        [served] = listener.connections
+        served._transport.pause_reading()
+        lives = peer.listen()
+        await asyncio.sleep(0.05)
+        assert not lives()
+        served._transport.resume_reading()
+        await net.until(lives)
 
 
 def test_starting_twice_connects_once(on_net: Any) -> None:
