@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -149,6 +148,7 @@ def start(
     Data that is there already is served again, by the same nodes.
     """
     from dynamo_ray.config import home, load_profile
+    from dynamo_ray.founding import check_host
 
     name = name or os.environ.get("DYNAMO_RAY_CLUSTER") or DEFAULT_NAME
     old = load_profile(name)
@@ -159,12 +159,15 @@ def start(
                 f"cluster {name!r} is running already, in the Ray at {old.ray.get('address')}; "
                 f"`dynamo-ray stop {name}` ends it",
             )
+        _check_same_place(old, site)
         if old.data_dir:
             _plan(name, shape.said(), Path(old.data_dir))  # refuses what the cluster is not
         return _tell_started(name, as_json)
     folder = site.data_dir or home() / "data" / name
     ray_address = site.ray_address or os.environ.get("RAY_ADDRESS")
     render.say(_plan(name, shape.said(), folder))
+    if not ray_address:
+        check_host(site.host)
     render.say(f"Ray: {f'the one at {ray_address}' if ray_address else 'a new one, here'}")
     if change.dry_run:
         return None
@@ -177,6 +180,18 @@ def start(
     return _tell_started(name, as_json)
 
 
+def _check_same_place(old: Profile, site: Site) -> None:
+    """Refuse to say that a cluster is up where it is not. Raises CommandError."""
+    for what, said, has in (
+        ("--data-dir", site.data_dir and str(site.data_dir.absolute()), old.data_dir),
+        ("--ray-address", site.ray_address, old.ray.get("address") or old.ray_address),
+    ):
+        if said and has and said != has:
+            raise CommandError(
+                Exit.REFUSED, f"cluster {old.name!r} runs already, with {what} {has}, not {said}"
+            )
+
+
 def _is_alive(begun: dict[str, Any]) -> bool:
     """True if a process of that Ray runs; another one may have its number by now."""
     mark = str(begun.get("temp_dir", "")).encode()
@@ -186,19 +201,13 @@ def _is_alive(begun: dict[str, Any]) -> bool:
 def _plan(name: str, said: Said, folder: Path) -> str:
     """What will be started; the directory of an existing cluster says itself what it is.
 
-    Raises SettingsError for what cannot be, before anything is started.
+    Raises SettingsError or DataDirectoryError for what cannot be, before anything is started.
     """
-    from dynamo_ray.core.charter import CharterError, charter_from
+    from dynamo_ray.founding import agreed
 
-    try:
-        charter, how = (
-            charter_from(json.loads((folder / "CLUSTER.json").read_text())),
-            "again, from",
-        )
-    except (OSError, ValueError, CharterError):
+    charter, how = agreed(folder, name, said), "again, from"
+    if charter is None:
         charter, how = said.charter(name), "new, its data in"
-    else:
-        said.check(charter)
     has = charter.settings
     shape = f"{len(charter.members)} nodes, N={has.n} R={has.r} W={has.w}, {has.durability}"
     return f"cluster {name}: {shape}; {how} {folder}"
@@ -277,6 +286,11 @@ def stop(target: Target, change: Change, name: Name = None, as_json: Json = Fals
         _stop_with_ray(name, profile, begun)
     else:
         address = os.environ.get("RAY_ADDRESS") or (profile.ray_address if profile else None)
+        if not address:
+            raise CommandError(
+                Exit.CANNOT_CONNECT,
+                f"no cluster {name!r} is known here; RAY_ADDRESS names the Ray that it runs in",
+            )
         _attached(name, profile, address).stop()
     remove_profile(name)
     if as_json:

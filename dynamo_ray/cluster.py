@@ -8,9 +8,7 @@ cluster going afterwards; a Cluster object may be thrown away and attached again
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import secrets as random_secrets
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,19 +19,17 @@ from dynamo_ray.blocking import Client
 from dynamo_ray.client import AsyncClient
 from dynamo_ray.config import Profile, check_name, home, remove_profile, save_profile
 from dynamo_ray.connecting import Way, client_of, credentials_of, open_async
-from dynamo_ray.core.charter import Charter, CharterError, charter_from
+from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.membership import view_from
 from dynamo_ray.errors import (
     BadRequestError,
     ClusterExistsError,
     ClusterNotFoundError,
-    DataDirectoryError,
 )
-from dynamo_ray.founding import Said
+from dynamo_ray.founding import Founded, Said, agreed, check_host, found, undo
 from dynamo_ray.survey import Status
 from dynamo_ray.survey import scan as scan_keys
 from dynamo_ray.survey import status as survey_status
-from dynamo_ray.wire.keys import SECRET_BYTES
 
 CHARTER_FILE = "CLUSTER.json"
 
@@ -137,34 +133,27 @@ def start(
     settings |= {"limits": limits or {}, "times": times or {}}
     said = Said(settings, nodes, zones, weights)
     folder = Path(data_dir) if data_dir is not None else home() / "data" / name
-    if not _ray_is_there(ray_address):
-        _agreed(folder, name, said)  # nothing can be running: refuse before a Ray is started
+    if not _ray_is_there(ray_address):  # nothing can be running: refuse before a Ray is started
+        agreed(folder, name, said)
+        check_host(host)
     owns_ray = _ensure_ray(ray_address)
     if fleet.member_names(name, fleet.NODE):
         if not exist_ok:
-            raise ClusterExistsError(
-                f"cluster {name!r} is running already; attach to it, or pass exist_ok=True"
-            )
+            raise ClusterExistsError(f"cluster {name!r} is running already; attach to it")
         cluster = attach(name)
         said.check(cluster.charter)
         return cluster
-    is_new = not (folder / CHARTER_FILE).exists()
-    _agreed(folder, name, said)
-    charter, secrets = _found(folder, name, said)
-    said.check(charter)
-    founding = {
-        "charter": charter.to_dict(),
-        "secrets": secrets,
-        "view": [],
-        "first_start": is_new,
-    }
+    founded = found(folder, name, said)
     try:
-        cluster = _launch(charter, founding, folder, host, coordinators)
+        cluster = _launch(founded, host, coordinators)
     except ClusterExistsError:
         if not exist_ok:
             raise
         cluster = attach(name)  # somebody else was faster
         said.check(cluster.charter)
+    except BaseException:
+        undo(founded)
+        raise
     cluster._owns_ray = owns_ray
     return cluster
 
@@ -226,15 +215,6 @@ def client_at(addresses: Sequence[str], token: str, **defaults: Any) -> Client:
     return client_of(Way(address=",".join(addresses), token=token, defaults=settled))
 
 
-def _agreed(folder: Path, name: str, said: Said) -> None:
-    """Raise whatever speaks against founding the cluster, or starting it again, as was said."""
-    path = folder / CHARTER_FILE
-    if path.exists():
-        said.check(_existing(path, name)[0])
-    else:
-        said.charter(name)
-
-
 def _ray_is_there(ray_address: str | None) -> bool:
     """True if `start` will use a Ray that runs already."""
     from dynamo_ray.actors import fleet
@@ -255,71 +235,16 @@ def _ensure_ray(ray_address: str | None) -> bool:
     return False
 
 
-def _found(folder: Path, name: str, said: Said) -> tuple[Charter, list[bytes]]:
-    """The charter and secrets in `folder`, written there if new. Raises DataDirectoryError."""
-    path = folder / CHARTER_FILE
-    if path.exists():
-        return _existing(path, name)
-    charter = said.charter(name)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    begun = f".{CHARTER_FILE}."  # others that found it at this moment
-    strange = any(not one.name.startswith(begun) for one in folder.iterdir())
-    if strange and not path.exists():
-        raise DataDirectoryError(
-            f"{folder} is not empty and holds no {CHARTER_FILE}; choose another data directory"
-        )
-    secret = random_secrets.token_bytes(SECRET_BYTES)
-    written = json.dumps({**charter.to_dict(), "secrets": [secret.hex()]}, indent=1)
-    aside = folder / f"{begun}{random_secrets.token_hex(4)}"
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(written)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(aside, path)  # unlike a rename it does not replace what another start wrote
-    except FileExistsError:
-        return _existing(path, name)
-    except OSError:  # a file system without links
-        if path.exists():
-            return _existing(path, name)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    _sync_names(folder)
-    return charter, [secret]
-
-
-def _sync_names(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _existing(path: Path, name: str) -> tuple[Charter, list[bytes]]:
-    try:
-        given = json.loads(path.read_text())
-        secrets = [bytes.fromhex(secret) for secret in given["secrets"]]
-        charter = charter_from(given)
-    except (OSError, ValueError, KeyError, TypeError, CharterError) as error:
-        raise DataDirectoryError(
-            f"{path} cannot be read ({error}); restore it, or choose another data directory"
-        ) from error
-    if charter.name != name:
-        raise DataDirectoryError(
-            f"{path.parent} belongs to cluster {charter.name!r}; choose another data directory"
-        )
-    return charter, secrets
-
-
-def _launch(
-    charter: Charter, founding: dict[str, Any], folder: Path, host: str, coordinators: int
-) -> Cluster:
+def _launch(founded: Founded, host: str, coordinators: int) -> Cluster:
     from dynamo_ray.actors import fleet
 
-    name = charter.name
+    charter, folder, name = founded.charter, founded.folder, founded.charter.name
+    founding: dict[str, Any] = {
+        "charter": charter.to_dict(),
+        "secrets": founded.secrets,
+        "view": [],
+        "first_start": founded.is_new,
+    }
     handles: list[Any] = []
     try:
         nodes = {}

@@ -1,20 +1,31 @@
-"""What a caller of `start` said of a cluster: a new one is made of it, an old one must agree.
+"""A cluster's directory: founded once, read at every start, and judged before anything is started.
 
-A cluster keeps its settings and its first members for life. Who starts it again with others must
-hear that, rather than get what was not asked for.
+The directory holds the charter and the secrets in CLUSTER.json, and one directory per node. A
+cluster keeps its settings and its first members for life: who starts it again with others must hear
+that, rather than get what was not asked for.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import secrets as random_secrets
+import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from dynamo_ray.core.charter import Charter
+from dynamo_ray.core.charter import FORMAT, Charter, CharterError, charter_from
 from dynamo_ray.core.ring import Member
 from dynamo_ray.core.settings import SettingsError, settings_from
+from dynamo_ray.errors import BadRequestError, DataDirectoryError
+from dynamo_ray.storage.errors import StorageError
+from dynamo_ray.storage.store import is_in_use, refuse_others
+from dynamo_ray.wire.keys import SECRET_BYTES
 
+CHARTER_FILE = "CLUSTER.json"
 NODES = 5
 
 
@@ -74,3 +85,156 @@ class Said:
 
     def _zones(self, count: int) -> list[str]:
         return [self.zones[i % len(self.zones)] if self.zones else "" for i in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class Founded:
+    """A cluster's directory, read. `is_new`: it was founded just now, by whoever asked."""
+
+    folder: Path
+    charter: Charter
+    secrets: list[bytes]
+    is_new: bool
+
+
+def agreed(folder: Path, name: str, said: Said) -> Charter | None:
+    """The charter of the cluster in `folder`, None if one can be founded there.
+
+    Changes nothing. Raises SettingsError or DataDirectoryError for whatever speaks against it.
+    """
+    path = folder / CHARTER_FILE
+    if not _is_there(path):
+        if folder.exists() and not folder.is_dir():
+            raise DataDirectoryError(f"{folder} is no directory; choose another data directory")
+        if _holds_something(folder):
+            raise DataDirectoryError(
+                f"{folder} is not empty and holds no {CHARTER_FILE}; choose another data directory"
+            )
+        said.charter(name)
+        return None
+    charter, _ = _existing(path, name)
+    said.check(charter)
+    for member in charter.members:
+        place = folder / member.name
+        try:
+            refuse_others(place, charter.cluster_id, member.node, charter.settings.partitions)
+        except (StorageError, OSError) as error:
+            raise DataDirectoryError(str(error)) from error
+    return charter
+
+
+def found(folder: Path, name: str, said: Said) -> Founded:
+    """Found the cluster in `folder`, or read the one that is there. Raises DataDirectoryError."""
+    path = folder / CHARTER_FILE
+    if agreed(folder, name, said) is not None:
+        return Founded(folder, *_existing(path, name), is_new=False)
+    charter, secret = said.charter(name), random_secrets.token_bytes(SECRET_BYTES)
+    written = json.dumps({**charter.to_dict(), "secrets": [secret.hex()]}, indent=1)
+    try:
+        is_ours = _write_first(path, written)
+    except OSError as error:
+        raise DataDirectoryError(
+            f"nothing can be written in {folder} ({error.strerror}); choose another data directory"
+        ) from error
+    if not is_ours:
+        there, secrets = _existing(path, name)
+        said.check(there)
+        return Founded(folder, there, secrets, is_new=False)
+    return Founded(folder, charter, [secret], is_new=True)
+
+
+def undo(founded: Founded) -> None:
+    """Remove what a founding left whose cluster never came up, so that another can be founded.
+
+    Not if a node runs there after all: then somebody else has started the cluster since.
+    """
+    places = [founded.folder / member.name for member in founded.charter.members]
+    if founded.is_new and not any(map(is_in_use, places)):
+        for place in places:
+            shutil.rmtree(place, ignore_errors=True)
+        (founded.folder / CHARTER_FILE).unlink(missing_ok=True)
+
+
+def check_host(host: str) -> None:
+    """Refuse an address at which nobody can listen on this machine. Raises BadRequestError."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:
+            one.bind((host, 0))
+    except OSError as error:
+        raise BadRequestError(
+            f"members cannot listen at {host} ({error.strerror or error});"
+            " give an address of this machine"
+        ) from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise DataDirectoryError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _holds_something(folder: Path) -> bool:
+    """True if there is more than what others leave who found it at this very moment."""
+    if not folder.is_dir():
+        return False
+    begun = f".{CHARTER_FILE}."
+    return any(not one.name.startswith(begun) for one in folder.iterdir()) and not _is_there(
+        folder / CHARTER_FILE
+    )
+
+
+def _existing(path: Path, name: str) -> tuple[Charter, list[bytes]]:
+    try:
+        given = json.loads(path.read_text())
+        written_in = given["format"]
+        if isinstance(written_in, int) and written_in > FORMAT:
+            raise DataDirectoryError(
+                f"{path} was written in format {written_in}, this version reads {FORMAT};"
+                " start it with the newer version"
+            )
+        secrets = [bytes.fromhex(secret) for secret in given["secrets"]]
+        charter = charter_from(given)
+    except DataDirectoryError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, CharterError) as error:
+        raise DataDirectoryError(
+            f"{path} cannot be read ({error}); restore it, or choose another data directory"
+        ) from error
+    if charter.name != name:
+        raise DataDirectoryError(
+            f"{path.parent} belongs to cluster {charter.name!r}; choose another data directory"
+        )
+    return charter, secrets
+
+
+def _write_first(path: Path, content: str) -> bool:
+    """Write the file, durably, unless somebody else has written it first: then False."""
+    folder = path.parent
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    aside = folder / f".{CHARTER_FILE}.{random_secrets.token_hex(4)}"
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(aside, path)  # unlike a rename it does not replace what another start wrote
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        if path.exists():
+            return False
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    _sync_names(folder)
+    return True
+
+
+def _sync_names(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

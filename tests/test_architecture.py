@@ -36,7 +36,7 @@ LAYERS: dict[str, set[str]] = {
     "codecs": BASE,
     "resolvers": BASE,
     "config": BASE,
-    "founding": BASE,
+    "founding": {"storage", "wire"} | BASE,
     "storage": BASE,
     "wire": BASE,
     "sim": {"storage"} | BASE,

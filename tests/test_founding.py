@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
-from dynamo_ray import cluster
+from dynamo_ray.core.charter import FORMAT
 from dynamo_ray.core.settings import SettingsError
-from dynamo_ray.founding import Said
+from dynamo_ray.errors import BadRequestError, DataDirectoryError
+from dynamo_ray.founding import CHARTER_FILE, Said, agreed, check_host, found, undo
+from dynamo_ray.storage import identity as identities
+from dynamo_ray.storage.disk import RealDisk
+from dynamo_ray.storage.identity import Identity
 
 
 def said(
@@ -87,18 +91,96 @@ def test_and_refuses_another(other: Said, word: str) -> None:
 def test_two_who_found_one_cluster_at_once_found_the_same(tmp_path: Path) -> None:
     """Whoever wrote the charter last once replaced the other's, under a cluster that ran."""
     for turn in range(10):
-        folder, found = tmp_path / str(turn), []
+        folder, all_found = tmp_path / str(turn), []
         gate = threading.Barrier(4)
 
-        def begin(folder: Path = folder, found: list[Any] = found, gate: Any = gate) -> None:
+        def begin(folder: Path = folder, all_found: Any = all_found, gate: Any = gate) -> None:
             gate.wait(5)
-            found.append(cluster._found(folder, "carts", said()))
+            founded = found(folder, "carts", said())
+            all_found.append((founded.charter, founded.secrets))
 
         threads = [threading.Thread(target=begin) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(10)
-        assert len(found) == 4
-        assert all(one == found[0] for one in found)
-        assert [path.name for path in folder.iterdir()] == [cluster.CHARTER_FILE]
+        assert len(all_found) == 4
+        assert all(one == all_found[0] for one in all_found)
+        assert [path.name for path in folder.iterdir()] == [CHARTER_FILE]
+
+
+def identity_of(folder: Path, name: str, **changes: Any) -> None:
+    """What the node of that name would have written, with changes."""
+    founded = found(folder, "carts", said())
+    member = founded.charter.member(name)
+    given = {
+        "cluster_id": founded.charter.cluster_id,
+        "node_id": member.node,
+        "name": name,
+        "partitions": 256,
+        "created_ms": 1,
+    }
+    identities.save(RealDisk(folder / name), Identity(**{**given, **changes}))
+
+
+def test_a_directory_is_judged_before_anything_is_started(tmp_path: Path) -> None:
+    found(tmp_path / "carts", "carts", said({"n": 1, "r": 1, "w": 1}, nodes=2))
+    before = sorted(tmp_path.rglob("*"))
+    assert agreed(tmp_path / "carts", "carts", said()) is not None
+    assert agreed(tmp_path / "new", "new", said()) is None
+    (tmp_path / "file").write_text("")
+    for folder, name, word in (
+        ("carts", "other", "belongs to cluster 'carts'"),
+        ("file", "carts", "no directory"),
+        (".", "carts", "not empty"),
+    ):
+        with pytest.raises(DataDirectoryError, match=word):
+            agreed(tmp_path / folder, name, said())
+    (tmp_path / "file").unlink()
+    assert sorted(tmp_path.rglob("*")) == before, "nothing was changed"
+
+
+def test_a_newer_charter_wants_the_newer_version(tmp_path: Path) -> None:
+    found(tmp_path, "carts", said())
+    path = tmp_path / CHARTER_FILE
+    path.write_text(path.read_text().replace('"format": 1', f'"format": {FORMAT + 1}'))
+    with pytest.raises(DataDirectoryError, match="start it with the newer version"):
+        agreed(tmp_path, "carts", said())
+
+
+@pytest.mark.parametrize("change", [{"cluster_id": b"x" * 16}, {"node_id": b"y" * 8}], ids=str)
+def test_a_node_s_directory_of_somebody_else_is_refused_at_once(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    identity_of(tmp_path, "n2")
+    assert agreed(tmp_path, "carts", said()) is not None
+    identity_of(tmp_path, "n2", **change)
+    with pytest.raises(DataDirectoryError, match="directory of its own"):
+        agreed(tmp_path, "carts", said())
+
+
+def test_a_founding_that_failed_leaves_nothing_that_binds(tmp_path: Path) -> None:
+    founded = found(tmp_path, "carts", said(nodes=3))
+    (tmp_path / "n1").mkdir()
+    undo(founded)
+    assert list(tmp_path.iterdir()) == []
+    again = found(tmp_path, "carts", said(nodes=5))
+    assert len(again.charter.members) == 5
+
+
+def test_what_was_there_before_or_runs_is_not_undone(tmp_path: Path) -> None:
+    founded = found(tmp_path, "carts", said())
+    undo(found(tmp_path, "carts", said()))
+    assert (tmp_path / CHARTER_FILE).exists(), "it was founded before"
+    disk = RealDisk(tmp_path / "n3")
+    disk.lock("LOCK")
+    undo(founded)
+    assert (tmp_path / CHARTER_FILE).exists(), "a node runs there"
+    disk.close()
+
+
+def test_nobody_listens_at_an_address_of_another_machine() -> None:
+    check_host("127.0.0.1")
+    for host in ("203.0.113.7", "no.such.host.invalid"):
+        with pytest.raises(BadRequestError, match="address of this machine"):
+            check_host(host)

@@ -11,6 +11,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +35,7 @@ NAMESPACE = "dynamo_ray"
 NODE, COORDINATOR = "node", "coordinator"
 ASK_S = 15.0
 START_S = 60.0
+PROBE_S = 5.0
 _CLASSES = {NODE: NodeActor, COORDINATOR: CoordinatorActor}
 
 
@@ -178,10 +183,15 @@ def attach_ray(address: str | None = None) -> bool:
         raise ClusterNotFoundError(
             "this process is not connected to Ray; call ray.init, or set RAY_ADDRESS"
         )
+    _probe(wanted)
     try:
-        ray.init(
-            address=wanted, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR
-        )
+        with own_handlers():
+            ray.init(
+                address=wanted,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except Exception as error:
         if "uthentication" in str(error) or "oken" in str(error):
             raise AuthenticationError(_AUTH.format(wanted)) from error
@@ -190,6 +200,34 @@ def attach_ray(address: str | None = None) -> bool:
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
         ) from error
     return True
+
+
+def _probe(address: str) -> None:
+    """Raise ClusterNotFoundError if nobody listens there: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        return  # "auto" and the like
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterNotFoundError(
+            f"no Ray cluster answers at {address} ({error}); check the address"
+        ) from error
+
+
+@contextlib.contextmanager
+def own_handlers() -> Iterator[None]:
+    """Ray takes over SIGTERM when it starts; what this program does at a signal stays its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            if callable(handler):
+                signal.signal(sign, handler)
 
 
 _AUTH = (

@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from dynamo_ray.storage import identity as identities
 from dynamo_ray.storage.codec import Columns, Record, columns_of
-from dynamo_ray.storage.disk import Disk
+from dynamo_ray.storage.disk import Disk, RealDisk
 from dynamo_ray.storage.errors import (
     AppendFailedError,
     DamagedIdentityError,
@@ -301,6 +302,34 @@ class Store:
         with suppress(StorageError):
             self._disk.write(UNSYNCED, [str(error).encode()])
             self._disk.sync_dir("")
+
+
+def refuse_others(folder: Path, cluster_id: bytes, node_id: bytes, partitions: int) -> None:
+    """Raises a DirectoryRefusedError if the directory is another's, or newer. Changes nothing."""
+    if not folder.is_dir():
+        return
+    disk = RealDisk(folder)
+    try:
+        identity = identities.load(disk)
+        if identity is not None:
+            opening = Opening(cluster_id, node_id, b"", folder.name, partitions, "", "", 0, False)
+            _check(disk, opening, identity)
+    finally:
+        disk.close()
+
+
+def is_in_use(folder: Path) -> bool:
+    """True if a process holds the directory."""
+    if not folder.is_dir():
+        return False
+    disk = RealDisk(folder)
+    try:
+        disk.lock(LOCK)
+    except StorageError:
+        return True
+    finally:
+        disk.close()
+    return False
 
 
 def _created(disk: Disk, opening: Opening) -> Identity:

@@ -104,7 +104,10 @@ def test_a_dry_run_starts_nothing(dr: Command, played: Played) -> None:
 def test_the_plan_tells_what_is_in_the_directory(
     dr: Command, played: Played, carts: Threaded, tmp_path: Path
 ) -> None:
-    (tmp_path / "CLUSTER.json").write_text(json.dumps(carts.cluster.charter.to_dict()))
+    given = {**carts.cluster.charter.to_dict(), "secrets": []}
+    (tmp_path / "CLUSTER.json").write_text(json.dumps(given))
+    assert dr("start", "other", "--data-dir", str(tmp_path), "--dry-run").code == 8
+    (tmp_path / "CLUSTER.json").write_text(json.dumps({**given, "name": "other"}))
     done = dr("start", "other", "--nodes", "9", "--data-dir", str(tmp_path), "--dry-run")
     assert done.code == 2 and "nodes=5 for life, not 9" in done.err
     done = dr("start", "other", "--data-dir", str(tmp_path), "--dry-run")
