@@ -12,6 +12,7 @@ import os
 import secrets as random_secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from dynamo_ray.wire.keys import SECRET_BYTES
 
 CHARTER_FILE = "CLUSTER.json"
 NODES = 5
+UNDO_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,9 @@ def undo(founded: Founded) -> None:
     Not if a node runs there after all: then somebody else has started the cluster since.
     """
     places = [founded.folder / member.name for member in founded.charter.members]
+    deadline = time.monotonic() + UNDO_S  # processes that were told to end are ending
+    while founded.is_new and any(map(is_in_use, places)) and time.monotonic() < deadline:
+        time.sleep(0.05)
     if founded.is_new and not any(map(is_in_use, places)):
         for place in places:
             shutil.rmtree(place, ignore_errors=True)

@@ -11,15 +11,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import socket
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
+from dynamo_ray.actors.local_ray import own_handlers
 from dynamo_ray.actors.members import CoordinatorActor, NodeActor
 from dynamo_ray.core.charter import Charter, charter_from
 from dynamo_ray.core.membership import View, view_from
@@ -213,21 +211,6 @@ def _probe(address: str) -> None:
         raise ClusterNotFoundError(
             f"no Ray cluster answers at {address} ({error}); check the address"
         ) from error
-
-
-@contextlib.contextmanager
-def own_handlers() -> Iterator[None]:
-    """Ray takes over SIGTERM when it starts; what this program does at a signal stays its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            if callable(handler):
-                signal.signal(sign, handler)
 
 
 _AUTH = (

@@ -16,8 +16,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,16 +48,32 @@ def start_here() -> None:
 
     temp_dir = tempfile.mkdtemp(prefix="dr", dir="/tmp")
     atexit.register(_end_here, temp_dir)
-    ray.init(
-        address="local",
-        namespace="dynamo_ray",
-        num_cpus=os.cpu_count() or 1,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=temp_dir,
-    )
+    with own_handlers():
+        ray.init(
+            address="local",
+            namespace="dynamo_ray",
+            num_cpus=os.cpu_count() or 1,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=temp_dir,
+        )
+
+
+@contextmanager
+def own_handlers() -> Iterator[None]:
+    """Ray takes over SIGTERM when it starts; what this program does at a signal stays its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            if callable(handler):
+                signal.signal(sign, handler)
 
 
 def _end_here(temp_dir: str) -> None:
@@ -137,6 +155,9 @@ def use(begun: dict[str, Any]) -> None:
 def end(begun: dict[str, Any]) -> None:
     """End exactly what `launch` began: its processes by pid, then its temporary directory."""
     temp_dir = begun["temp_dir"]
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()  # or it would tell this program how the other processes ended
     for sign in (signal.SIGTERM, signal.SIGKILL):
         for pid in _pids_of(temp_dir):
             with suppress(ProcessLookupError):
