@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import sys
@@ -15,7 +14,7 @@ import typer
 
 from . import render
 from .exits import CommandError, Exit
-from .options import Json, Quorum, Target, command
+from .options import TTL_MAX_S, Json, Quorum, Target, command
 from .reach import Connection, connected
 
 if TYPE_CHECKING:
@@ -87,6 +86,7 @@ async def load(
             "--ttl",
             metavar="SECONDS",
             min=0.001,
+            max=TTL_MAX_S,
             show_default=False,
             help="The values expire after so long.",
         ),
@@ -236,7 +236,7 @@ class NdJsonSink:
         """Append rows."""
         for row in rows:
             self._line(
-                {**_text_field("key", row["key"]), **_text_field("value", row["value"])}
+                {**render.named("key", row["key"]), **render.named("value", row["value"])}
                 | {name: row[name] for name in ("sibling", "siblings", "wall_ms")}
             )
 
@@ -246,13 +246,6 @@ class NdJsonSink:
 
     def _line(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _text_field(name: str, value: bytes) -> dict[str, str]:
-    try:
-        return {name: value.decode()}
-    except UnicodeDecodeError:
-        return {f"{name}_base64": base64.b64encode(value).decode()}
 
 
 async def dump(

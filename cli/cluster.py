@@ -355,14 +355,14 @@ async def kill(
     """
     from dynamo_ray.survey import status
 
-    async with connected(target) as connection:
+    async with connected(target, members_only=True) as connection:
         known = await status(connection.client.session, connection.credentials)
     found = next((one for one in known.nodes if one.name == node), None)
     if found is None:
         names = ", ".join(one.name for one in known.nodes)
         raise CommandError(Exit.USAGE, f"{known.name} has no node {node!r}; it has {names}")
     if not found.pid:
-        raise CommandError(Exit.REFUSED, f"{node} is not running")
+        raise CommandError(Exit.REFUSED, f"{node} is {found.state}: it does not tell its process")
     host = found.address.rpartition(":")[0]
     if not _is_here(host) or not _command_of(found.pid).startswith(NODE_TITLE):
         raise CommandError(

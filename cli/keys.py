@@ -13,7 +13,7 @@ import typer
 
 from . import render
 from .exits import CommandError, Exit
-from .options import QUORUM, Json, Key, Quorum, Target, command, key_bytes
+from .options import QUORUM, TTL_MAX_S, Json, Key, Quorum, Target, command, key_bytes
 from .reach import connected
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Writing:
             "--ttl",
             metavar="SECONDS",
             min=0.001,
+            max=TTL_MAX_S,
             show_default=False,
             help="The value expires after so long.",
         ),
@@ -138,7 +139,7 @@ def _write_raw(value: bytes) -> None:
 
 def _found_as_json(key: str, found: Found) -> dict[str, Any]:
     return {
-        "key": key,
+        **render.named("key", key_bytes(key)),
         "found": found.found,
         "values": [_sibling_as_json(sibling) for sibling in found.siblings],
         "context": base64.b64encode(found.context).decode(),
@@ -219,7 +220,8 @@ def _check_size(client: AsyncClient, content: bytes) -> None:
 
 def _tell(sentence: str, key: str, written: Written, as_json: bool) -> None:
     if as_json:
-        render.show_json({"key": key, "context": base64.b64encode(written.context).decode()})
+        context = base64.b64encode(written.context).decode()
+        render.show_json({**render.named("key", key_bytes(key)), "context": context})
     else:
         render.say(sentence)
 

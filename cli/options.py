@@ -15,6 +15,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+TTL_MAX_S = 100 * 366 * 24 * 3600  # as the library has it; importing that takes time
+
 WHERE, QUORUM, PLAN = "Which cluster", "Quorum", "Changes"
 
 

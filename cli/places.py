@@ -46,7 +46,7 @@ async def status(
 
     while True:
         # Connected anew each time: a view of a moment ago would show a restarted node as down.
-        async with connected(target) as connection:
+        async with connected(target, members_only=True) as connection:
             known, copies = await _look(connection)
         if watch and sys.stdout.isatty() and not as_json:
             print(render.CLEAR_SCREEN, end="")
@@ -130,6 +130,12 @@ def _hints(node: NodeStatus) -> str:
 def _remarks(known: Status, copies: dict[int, int]) -> list[str]:
     """What is not as it should be, and what that means."""
     remarks = [f"{node.name} is {node.state}" for node in known.nodes if node.state != "up"]
+    remarks += [
+        f"{node.name} takes no writes: its disk is full, or fails; free some space there"
+        for node in known.nodes
+        if node.state == "read-only"
+    ]
+    remarks += [f"{c['name']} does not answer" for c in known.coordinators if c["state"] != "up"]
     for up, partitions in copies.items():
         if up < known.n:
             remarks.append(
@@ -153,7 +159,8 @@ async def where(key: Key, target: Target, as_json: Json = False) -> None:
     async with connected(target) as connection:
         [place] = await connection.client.ask(WHERE, [key_bytes(key)])
     if as_json:
-        render.show_json({"schema": "dynamo_ray.where/1", "key": key, **place})
+        named = render.named("key", key_bytes(key))
+        render.show_json({"schema": "dynamo_ray.where/1", **named, **place})
         return
     render.show(f"partition  {place['partition']}")
     render.show(f"owners     {_named(place['owners'], place['suspected'])}")

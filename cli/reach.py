@@ -69,13 +69,18 @@ def name_of(target: Target) -> str:
 
 
 @asynccontextmanager
-async def connected(target: Target) -> AsyncIterator[Connection]:
-    """A client for the length of a command. Raises CommandError or a DynamoError."""
-    from dynamo_ray.connecting import connect_async, credentials_of
+async def connected(target: Target, members_only: bool = False) -> AsyncIterator[Connection]:
+    """A client for the length of a command. Raises CommandError or a DynamoError.
+
+    `members_only`: the members are asked one by one, and no coordinator is needed.
+    """
+    from dynamo_ray.connecting import Way as Whole
+    from dynamo_ray.connecting import credentials_of, open_async
 
     way = way_to(target)
     credentials = credentials_of(way.token)
-    client = await connect_async(address=",".join(way.addresses), token=way.token)
+    whole = Whole(address=",".join(way.addresses), token=way.token)
+    client = await open_async(whole, members_only)
     try:
         yield Connection(client, credentials)
     finally:

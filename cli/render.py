@@ -81,6 +81,14 @@ def as_text(value: bytes) -> dict[str, str]:
         return {"base64": base64.b64encode(value).decode()}
 
 
+def named(name: str, value: bytes) -> dict[str, str]:
+    """Bytes as a field of a JSON row: text, or base64 in a field whose name says so."""
+    try:
+        return {name: value.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(value).decode()}
+
+
 def glimpse(value: bytes, width: int = 60) -> str:
     """The beginning of a value on one line, for people."""
     text = value[: width * 4].decode(errors="backslashreplace")

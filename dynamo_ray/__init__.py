@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         TooManySiblingsError,
         UnavailableError,
         ValueTooLargeError,
+        WrongTypeError,
     )
     from dynamo_ray.found import CONCURRENT, Found, Written
     from dynamo_ray.resolvers import (
@@ -78,6 +79,7 @@ _HOMES = {
         "TooManySiblingsError",
         "UnavailableError",
         "ValueTooLargeError",
+        "WrongTypeError",
     ),
     "found": ("CONCURRENT", "Found", "Written"),
     "resolvers": ("Resolver", "Sibling", "keep_all", "last_write_wins", "union_of_sets"),
@@ -114,6 +116,7 @@ __all__ = [
     "UnavailableError",
     "ValueTooLargeError",
     "Written",
+    "WrongTypeError",
     "attach",
     "codec",
     "connect",

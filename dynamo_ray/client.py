@@ -23,6 +23,7 @@ from dynamo_ray.errors import (
     OperationTimeoutError,
     OverloadedError,
     UnavailableError,
+    WrongTypeError,
 )
 from dynamo_ray.found import Found, Written
 from dynamo_ray.outcomes import error_of_key, error_of_request
@@ -41,6 +42,7 @@ from dynamo_ray.rows import (
     put_rows,
     seconds,
     slices,
+    usable,
     value_bytes,
 )
 from dynamo_ray.session import Session
@@ -198,12 +200,12 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> dict[Key, Found]:
         """What the keys hold, by key. Raises BatchError where part of them failed."""
-        given = distinct(keys)
+        good, wrong = usable(dict.fromkeys(distinct(keys)))
         options = self._options(self._r if r is None else answers("r", r), strict, timeout_s)
-        rows: list[Row] = list(zip(keys_bytes(given)))
+        rows: list[Row] = list(zip(keys_bytes(list(good))))
         results = await self._get_rows(rows, options)
         resolver = self._resolver
-        return _outcomes(given, results, lambda one: Found(one[0], one[1], one[2], resolver))
+        return _outcomes(good, results, lambda one: Found(one[0], one[1], one[2], resolver), wrong)
 
     async def put_many(
         self,
@@ -216,11 +218,14 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> dict[Key, Written]:
         """Write many keys, each with its own outcome. Raises BatchError where part failed."""
-        values = list(items.values())
-        if set(map(type, values)) != {bytes}:
-            values = list(map(value_bytes, values))
-        rows = put_rows(list(items), values, contexts, ttl_s)
-        return await self._write_many(items, rows, w, strict, timeout_s)
+        wrong: dict[Any, DynamoError] = {
+            key: WrongTypeError("a value is bytes, not NoneType; delete_many deletes")
+            for key, value in items.items()
+            if value is None
+        }
+        if wrong:
+            items = {key: value for key, value in items.items() if value is not None}
+        return await self._write_many(items, wrong, contexts, ttl_s, w, strict, timeout_s)
 
     async def delete_many(
         self,
@@ -232,9 +237,8 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> dict[Key, Written]:
         """Delete many keys, each with its own outcome. Raises BatchError where part failed."""
-        given = distinct(keys)
-        rows = put_rows(given, [None] * len(given), contexts, None)
-        return await self._write_many(given, rows, w, strict, timeout_s)
+        items = dict.fromkeys(distinct(keys))
+        return await self._write_many(items, {}, contexts, None, w, strict, timeout_s)
 
     # ---- the cluster
 
@@ -293,15 +297,21 @@ class AsyncClient:
 
     async def _write_many(
         self,
-        keys: Collection[Key],
-        rows: list[Row],
+        items: Mapping[Key, Any],
+        wrong: dict[Any, DynamoError],
+        contexts: Mapping[Key, bytes] | None,
+        ttl_s: float | None,
         w: int | None,
         strict: bool | None,
         timeout_s: float | None,
     ) -> dict[Key, Written]:
         options = self._options(self._w if w is None else answers("w", w), strict, timeout_s)
+        good, unusable = usable(items)
+        if unusable and contexts:
+            contexts = {key: one for key, one in contexts.items() if key not in unusable}
+        rows = put_rows(list(good), good.values(), contexts, ttl_s)
         results = await self._many(rows, options, self._send_puts, self._settle_puts)
-        return _outcomes(keys, results, Written)
+        return _outcomes(good, results, Written, wrong | unusable)
 
     def _batch(self, batches: dict[Options, Batch], options: Options) -> Batch:
         if len(batches) > 100:
@@ -398,10 +408,13 @@ class AsyncClient:
 
 
 def _outcomes(
-    keys: Collection[Key], results: list[Any], made_of: Callable[[Any], T]
+    keys: Collection[Key],
+    results: list[Any],
+    made_of: Callable[[Any], T],
+    wrong: dict[Any, DynamoError],
 ) -> dict[Key, T]:
-    """What is made of each key's result. Raises BatchError where some of them are errors."""
-    failures = {
+    """What is made of each key's result. Raises BatchError where some are errors, or `wrong`."""
+    failures = wrong | {
         key: result
         for key, result in zip(keys, results, strict=True)
         if isinstance(result, DynamoError)

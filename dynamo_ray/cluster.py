@@ -168,7 +168,7 @@ def attach(name: str, *, ray_address: str | None = None) -> Cluster:
 
 
 async def _status(way: Way, token: str) -> Status:
-    client = await open_async(way)
+    client = await open_async(way, members_only=True)
     try:
         return await survey_status(client.session, credentials_of(token))
     finally:

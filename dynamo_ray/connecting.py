@@ -80,9 +80,9 @@ def client_of(way: Way, lazily: bool = False) -> Client:
     return Client(lambda: open_async(way), restore=(client_of, (way, True)), lazily=lazily)
 
 
-async def open_async(way: Way) -> AsyncClient:
-    """Open a session for the way, and a client on it."""
-    session = await _session(way)
+async def open_async(way: Way, members_only: bool = False) -> AsyncClient:
+    """Open a session for the way, and a client on it; `members_only`: no coordinator is needed."""
+    session = await _session(way, members_only)
     client = AsyncClient(session, way.resolver).with_options(timeout_s=session.timeout_s)
     return client.with_options(**dict(way.defaults)) if way.defaults else client
 
@@ -135,7 +135,7 @@ def _way(
     return Way(name, joined, token, resolver, coordination, transport, settled)
 
 
-async def _session(way: Way) -> Session:
+async def _session(way: Way, members_only: bool) -> Session:
     if way.address is None:
         way = _located(way)
     seeds = [parse_address(one) for one in (way.address or "").split(",") if one]
@@ -144,7 +144,9 @@ async def _session(way: Way) -> Session:
     channels = await _channels(way, seeds)
     options = Options(interval_s=0.5, missed_pings=10)
     session = Session(seeds, credentials_of(way.token or ""), channels, options)
-    await session.open(CONNECT_S)
+    # Who asks for little time does not wait long for a cluster that is not there either.
+    asked_s = dict(way.defaults).get("timeout_s")
+    await session.open(min(CONNECT_S, asked_s or CONNECT_S), members_only)
     return session
 
 

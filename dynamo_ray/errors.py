@@ -124,6 +124,10 @@ class BadRequestError(DynamoError, ValueError):
     """A request that no coordinator would take: R or W above N, too many keys, and the like."""
 
 
+class WrongTypeError(BadRequestError, TypeError):
+    """A key or value of a many-key call that is no text and no bytes; the others are not harmed."""
+
+
 class AnswerTooLongError(BadRequestError):
     """An answer that fits no frame. Clients ask again for fewer keys at a time by themselves."""
 

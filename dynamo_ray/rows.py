@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import accumulate, repeat
 from operator import add
+from types import NoneType
 from typing import Any
 
 from dynamo_ray.core.encoding import TTL_MAX_MS
 from dynamo_ray.core.mint import PUT_ID_BYTES
+from dynamo_ray.errors import BadRequestError, DynamoError, WrongTypeError
 
 Key = str | bytes
 Row = tuple[Any, ...]
@@ -99,8 +101,29 @@ def distinct(keys: Iterable[Key]) -> list[Key]:
         raise TypeError(f"many keys are given as a list of keys, not as {type(keys).__name__}")
     given = list(keys)
     if not set(map(type, given)) <= {str, bytes}:
-        given = [key if isinstance(key, str) else key_bytes(key) for key in given]
+        # One that cannot be a key of a dict could not be told to fail alone.
+        given = [key if isinstance(key, Hashable) else key_bytes(key) for key in given]
     return list(dict.fromkeys(given))
+
+
+def usable(items: Mapping[Any, Any]) -> tuple[Mapping[Key, bytes | None], dict[Any, DynamoError]]:
+    """The items that can be sent, values as bytes, and what is wrong with each of the others.
+
+    A value of None stands for none: a get or a delete.
+    """
+    if set(map(type, items)) == {bytes} and set(map(type, items.values())) <= {bytes, NoneType}:
+        return items, {}
+    good: dict[Key, bytes | None] = {}
+    wrong: dict[Any, DynamoError] = {}
+    for key, value in items.items():
+        try:
+            key_bytes(key)
+            good[key] = None if value is None else value_bytes(value)
+        except TypeError as error:
+            wrong[key] = WrongTypeError(str(error))
+        except ValueError as error:
+            wrong[key] = BadRequestError(f"the key is no text that has bytes ({error})")
+    return good, wrong
 
 
 def answers(name: str, wanted: int) -> int:

@@ -93,8 +93,8 @@ class Session:
         times = self.charter.get("settings", {}).get("times", {})
         return float(times.get("timeout_s", 2.0))
 
-    async def open(self, timeout_s: float) -> None:
-        """Reach any member and learn the view.
+    async def open(self, timeout_s: float, members_only: bool = False) -> None:
+        """Reach any member and learn the view, and then a coordinator unless `members_only`.
 
         Raises ClusterNotFoundError if none answers, AuthenticationError if the token is wrong.
         """
@@ -120,7 +120,8 @@ class Session:
                     "check the address, and that the cluster runs"
                 )
             await asyncio.sleep(0.02)
-        await self._first_coordinator(deadline)
+        if not members_only:
+            await self._first_coordinator(deadline)
         self._refreshing = asyncio.get_running_loop().create_task(self._keep_fresh())
 
     def close(self) -> None:

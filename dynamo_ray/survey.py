@@ -25,11 +25,12 @@ from dynamo_ray.wire.keys import Credentials
 from dynamo_ray.wire.options import Options
 
 PAGE_KEYS = 500
+ASK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """One storage node as it describes itself; `state` is up, starting, down or suspected by K."""
+    """One storage node as it describes itself; `state` as in docs/operating.md."""
 
     name: str
     state: str
@@ -70,7 +71,7 @@ class Status:
 
 
 async def status(session: Session, credentials: Credentials) -> Status:
-    """Ask every member; bounded by about a second."""
+    """Ask every member; bounded by about two seconds."""
     charter = charter_from(session.charter)
     facts = list(session.view.facts.values())
     answers = await asyncio.gather(*(_ask(fact, credentials) for fact in facts))
@@ -85,7 +86,7 @@ async def status(session: Session, credentials: Credentials) -> Status:
         for f in session.view.coordinators()
     ]
     for one in coordinators:
-        one["state"] = "up" if known.get(one["name"]) else "down"
+        one["state"] = (known.get(one["name"]) or {"state": "down"}).get("state", "up")
     settings = charter.settings
     return Status(
         charter.name,
@@ -116,15 +117,16 @@ def _node_status(
 async def _ask(fact: Fact, credentials: Credentials) -> dict[str, Any] | None:
     try:
         connection = await connect(
-            fact.host, fact.port, credentials, options=Options(connect_s=0.5)
+            fact.host, fact.port, credentials, options=Options(connect_s=ASK_S)
         )
     except WireError:
         return None
     try:
-        kind, fields = await connection.request(STATUS, (), 0.5)
+        kind, fields = await connection.request(STATUS, (), ASK_S)
         return dict(json.loads(fields[0])) if kind == STATUSED else None
     except CallError:
-        return None
+        # It took the connection, so it is there: stopped, or very busy.
+        return {"state": "silent", "address": f"{fact.host}:{fact.port}"}
     finally:
         connection.close()
 

@@ -28,6 +28,7 @@ ALL: list[tuple[DynamoError, type[Exception], bool, dict[str, object]]] = [
     (errors.TooManySiblingsError(100), ValueError, False, {"limit": 100}),
     (errors.OverloadedError(0.5), DynamoError, True, {"retry_after_s": 0.5}),
     (errors.BadRequestError("no"), ValueError, False, {}),
+    (errors.WrongTypeError("no"), TypeError, False, {}),
     (errors.AnswerTooLongError(), ValueError, False, {}),
     (errors.ClusterNotFoundError("none"), ConnectionError, False, {}),
     (errors.ClusterExistsError("one"), ValueError, False, {}),

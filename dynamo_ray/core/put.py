@@ -38,6 +38,8 @@ from dynamo_ray.core.quorum import Verdict, verdict
 from dynamo_ray.core.routing import Route, StandIns, minters
 from dynamo_ray.core.version import clock_of
 
+NO_WRITES = "nodes take no writes because of their disks; free some space there"
+
 
 class Phase(Enum):
     """Where a put is."""
@@ -57,6 +59,7 @@ class Put:
     _maybe_applied = False
     _answered = False
     _failures: Sequence[Failure] = ()
+    _reason = ""
     _contexts: Sequence[bytes | None] = ()
     _merge = Merge((), (), ())
 
@@ -104,6 +107,8 @@ class Put:
 
     def on_refused(self, node: bytes, code: int) -> list[Effect]:
         """A node did nothing, and says so."""
+        if code == Code.READ_ONLY:
+            self._reason = NO_WRITES
         return self.on_failure(node, maybe_applied=False)
 
     def on_failure(self, node: bytes, maybe_applied: bool = True) -> list[Effect]:
@@ -258,6 +263,6 @@ class Put:
             return [Done(PutOutcome(self._contexts, tuple(self._failures)))]
         failures = [
             *self._failures,
-            *(Failure(i, code, self._w, received) for i in self._live),
+            *(Failure(i, code, self._w, received, self._reason) for i in self._live),
         ]
         return [Done(PutOutcome([None] * len(self._mint.keys), tuple(sorted(failures))))]

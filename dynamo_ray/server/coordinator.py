@@ -64,6 +64,7 @@ class CoordinatorServer(Member):
     def status(self) -> dict[str, Any]:
         """What this coordinator knows of itself."""
         known = super().status()
+        known["pid"] = os.getpid()
         known["requests"] = self.requests
         known["in_flight"] = self.coordinator.in_flight
         known["late_replies"] = self.coordinator.late_replies

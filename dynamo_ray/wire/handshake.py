@@ -39,7 +39,7 @@ from dynamo_ray.wire.frames import (
 from dynamo_ray.wire.keys import Credentials, key_id
 
 HELLO, CHALLENGE, PROOF, WELCOME, REFUSAL = 1, 2, 3, 4, 5
-VERSIONS = (1, 1)  # the oldest and the newest protocol that this side speaks
+VERSIONS = (2, 2)  # the oldest and the newest protocol that this side speaks
 NONCE_BYTES = 32
 CLUSTER_ID_BYTES = 16
 _SENTENCE_CHARS = 300

@@ -20,7 +20,7 @@ from dynamo_ray.core.messages import (
     PutOutcome,
     Send,
 )
-from dynamo_ray.core.put import Put
+from dynamo_ray.core.put import NO_WRITES, Put
 from dynamo_ray.core.routing import Route
 from dynamo_ray.core.version import clock_of
 from tests.core.histories import dot, node_id, state, version
@@ -46,8 +46,8 @@ def hinted(message: Mint | Merge, owner: bytes) -> Mint | Merge:
     return Mint(message.keys, message.partitions, *columns, owner)
 
 
-def ended(code: Code, received: int = 0, w: int = 2) -> Done:
-    return Done(PutOutcome([None], (Failure(0, code, w, received),)))
+def ended(code: Code, received: int = 0, w: int = 2, text: str = "") -> Done:
+    return Done(PutOutcome([None], (Failure(0, code, w, received, text),)))
 
 
 # The healthy put.
@@ -135,7 +135,7 @@ def test_refused_by_all_is_unavailable_nothing_was_applied() -> None:
     machine.start()
     machine.on_refused(A, Code.READ_ONLY)
     machine.on_failure(B, maybe_applied=False)
-    assert machine.on_refused(C, Code.NOT_READY) == [ended(Code.UNAVAILABLE)]
+    assert machine.on_refused(C, Code.NOT_READY) == [ended(Code.UNAVAILABLE, text=NO_WRITES)]
     assert machine.closed
     assert machine.on_minted(A, MINTED) == []
 
@@ -177,7 +177,7 @@ def test_after_a_mint_a_lost_quorum_is_unknown_at_once() -> None:
     machine.on_minted(A, MINTED)
     assert machine.on_refused(B, Code.READ_ONLY) == [
         Send(D, hinted(MERGE, B)),
-        ended(Code.UNKNOWN, 1, w=3),
+        ended(Code.UNKNOWN, 1, w=3, text=NO_WRITES),
     ]
 
 

@@ -35,6 +35,7 @@ from dynamo_ray.wire.keys import (
 SECRET, OTHER = b"s" * 32, b"o" * 32
 WHO = Identity(b"cluster-16-bytes", b"node-8-b", b"incarnation-14")
 NEAR_MS, FAR_MS = 111_111, 222_222
+NOW_SPOKEN = module.VERSIONS[1]
 HELLO, CHALLENGE, PROOF, WELCOME = range(4)  # the order in which they are said
 
 
@@ -87,8 +88,8 @@ def code(machine: ConnectingHandshake | AcceptingHandshake) -> RefusalCode:
 def test_both_sides_learn_the_truth(credentials: Any) -> None:
     one, other = near(credentials, max_frame_bytes=10_000), far(max_frame_bytes=20_000)
     assert len(converse(one, other)) == 4
-    assert one.outcome == Welcome(WHO, FAR_MS, 1, 20_000)
-    assert other.outcome == Admitted(credentials.role, NEAR_MS, 1, 10_000)
+    assert one.outcome == Welcome(WHO, FAR_MS, NOW_SPOKEN, 20_000)
+    assert other.outcome == Admitted(credentials.role, NEAR_MS, NOW_SPOKEN, 10_000)
 
 
 def test_a_wrong_secret_is_told_so() -> None:
@@ -157,14 +158,14 @@ def test_a_recorded_server_does_not_convince_the_next_client() -> None:
 
 def test_a_nonce_sent_back_is_refused() -> None:
     one = near(nonce=b"n" * 32)
-    assert one.on_message([0, module.CHALLENGE, 1, b"n" * 32], NEAR_MS) is None
+    assert one.on_message([0, module.CHALLENGE, NOW_SPOKEN, b"n" * 32], NEAR_MS) is None
     assert code(one) is RefusalCode.IMPOSTOR
 
 
 def test_a_proof_sent_back_is_no_proof() -> None:
     """Without the labels of the two sides, an echo of our own mac could pass for theirs."""
     one = near()
-    proof = one.on_message([0, module.CHALLENGE, 1, b"f" * 32], NEAR_MS)
+    proof = one.on_message([0, module.CHALLENGE, NOW_SPOKEN, b"f" * 32], NEAR_MS)
     assert proof is not None
     echo = [
         0,
@@ -283,11 +284,11 @@ def test_whoever_is_convinced_believes_what_was_said(step: int, field: int, valu
     converse(one, other, change)
     assert isinstance(one.outcome, RefusedError) or one.outcome in (
         None,
-        Welcome(WHO, FAR_MS, 1, 20_000),
+        Welcome(WHO, FAR_MS, NOW_SPOKEN, 20_000),
     )
     assert isinstance(other.outcome, RefusedError) or other.outcome in (
         None,
-        Admitted(PEER, NEAR_MS, 1, 10_000),
+        Admitted(PEER, NEAR_MS, NOW_SPOKEN, 10_000),
     )
 
 
@@ -391,5 +392,5 @@ def test_a_nonce_that_a_stranger_cut_short_is_refused() -> None:
     converse(one, other)
     assert code(other) is RefusalCode.MALFORMED
     one = near()
-    one.on_message([0, module.CHALLENGE, 1, b"short"], 0)
+    one.on_message([0, module.CHALLENGE, NOW_SPOKEN, b"short"], 0)
     assert code(one) is RefusalCode.IMPOSTOR
