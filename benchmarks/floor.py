@@ -104,7 +104,10 @@ async def run(
 
 
 def _wanted(name: str, parts: Sequence[str]) -> bool:
-    return not parts or any(part in name for part in parts)
+    """Whether a part of the name was asked for, or with `=` in front the whole of it."""
+    return not parts or any(
+        name == part[1:] if part.startswith("=") else part in name for part in parts
+    )
 
 
 def _say(words: str) -> None:
@@ -137,7 +140,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
         "--only",
         action="append",
         default=[],
-        help="contestants so named (a part will do); repeatable",
+        help="contestants so named (a part will do, or =NAME); repeatable",
     )
     parser.add_argument(
         "--workload",
