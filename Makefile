@@ -12,7 +12,7 @@ seeds ?= 20000
 help:
 	@echo 'make demo    start a small cluster, break it, and show that nothing is lost'
 	@echo 'make test    style, types and all tests, with real Ray actors (slow ones left out)'
-	@echo 'make check   style, types and the tests that need no Ray: under two minutes'
+	@echo 'make check   style, types and the tests that need no Ray: two to five minutes'
 	@echo 'make bench   measure, and compare with what else could be used'
 	@echo 'make soak    every test, slow ones too, with seeds=$(seeds): for a night'
 	@echo 'make clean   remove caches and built packages (.venv stays)'

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dynamo_ray import founding
 from dynamo_ray.core.charter import FORMAT
 from dynamo_ray.core.settings import SettingsError
 from dynamo_ray.errors import BadRequestError, DataDirectoryError
@@ -168,7 +169,10 @@ def test_a_founding_that_failed_leaves_nothing_that_binds(tmp_path: Path) -> Non
     assert len(again.charter.members) == 5
 
 
-def test_what_was_there_before_or_runs_is_not_undone(tmp_path: Path) -> None:
+def test_what_was_there_before_or_runs_is_not_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(founding, "UNDO_S", 0.1)
     founded = found(tmp_path, "carts", said())
     undo(found(tmp_path, "carts", said()))
     assert (tmp_path / CHARTER_FILE).exists(), "it was founded before"
