@@ -23,7 +23,7 @@ from dynamo_ray.core.ring import Member
 from dynamo_ray.core.settings import SettingsError, settings_from
 from dynamo_ray.errors import BadRequestError, DataDirectoryError
 from dynamo_ray.storage.errors import StorageError
-from dynamo_ray.storage.store import is_in_use, refuse_others
+from dynamo_ray.storage.store import holds_records, is_in_use, refuse_others
 from dynamo_ray.wire.keys import SECRET_BYTES
 
 CHARTER_FILE = "CLUSTER.json"
@@ -148,13 +148,15 @@ def found(folder: Path, name: str, said: Said) -> Founded:
 def undo(founded: Founded) -> None:
     """Remove what a founding left whose cluster never came up, so that another can be founded.
 
-    Not if a node runs there after all: then somebody else has started the cluster since.
+    Not if a node runs there after all (somebody else has started the cluster since), nor if a node
+    took a write, which a client that was quick may have been told is done.
     """
     places = [founded.folder / member.name for member in founded.charter.members]
     deadline = time.monotonic() + UNDO_S  # processes that were told to end are ending
     while founded.is_new and any(map(is_in_use, places)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    if founded.is_new and not any(map(is_in_use, places)):
+    kept = any(map(is_in_use, places)) or any(map(holds_records, places))
+    if founded.is_new and not kept:
         for place in places:
             shutil.rmtree(place, ignore_errors=True)
         (founded.folder / CHARTER_FILE).unlink(missing_ok=True)

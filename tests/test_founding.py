@@ -14,8 +14,10 @@ from dynamo_ray.core.settings import SettingsError
 from dynamo_ray.errors import BadRequestError, DataDirectoryError
 from dynamo_ray.founding import CHARTER_FILE, Said, agreed, check_host, found, undo
 from dynamo_ray.storage import identity as identities
+from dynamo_ray.storage.codec import Record
 from dynamo_ray.storage.disk import RealDisk
 from dynamo_ray.storage.identity import Identity
+from dynamo_ray.storage.store import Opening, Store, holds_records
 
 
 def said(
@@ -181,6 +183,24 @@ def test_what_was_there_before_or_runs_is_not_undone(
     undo(founded)
     assert (tmp_path / CHARTER_FILE).exists(), "a node runs there"
     disk.close()
+
+
+def test_a_founding_that_took_a_write_is_not_undone(tmp_path: Path) -> None:
+    founded = found(tmp_path, "carts", said())
+    member = founded.charter.member("n1")
+    opening = Opening(
+        founded.charter.cluster_id, member.node, b"", "n1", 256, "written", "boot", 1, True
+    )
+    for write in (False, True):
+        store = Store.open(RealDisk(tmp_path / "n1"), opening)
+        store.recover()
+        store.new_incarnation(1, bytes(8))
+        if write:
+            store.append([Record(0, b"k", b"state", b"")])
+        store.close()
+        assert holds_records(tmp_path / "n1") is write, "a log that was only closed is empty"
+    undo(founded)
+    assert (tmp_path / CHARTER_FILE).exists() and (tmp_path / "n1").is_dir()
 
 
 def test_nobody_listens_at_an_address_of_another_machine() -> None:

@@ -24,9 +24,6 @@ class RememberedPuts:
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
-    def __contains__(self, put_id: bytes) -> bool:
-        return put_id in self._young or put_id in self._old
-
     @property
     def generations(self) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
         """The young one, where new ids go, and the old one. `settle` must follow."""

@@ -32,7 +32,13 @@ from dynamo_ray.storage.errors import (
     StorageError,
     SyncFailedError,
 )
-from dynamo_ray.storage.frames import LOG_FORMAT, SEGMENT_BYTES, Owner, newer_format
+from dynamo_ray.storage.frames import (
+    FRAME_BYTES,
+    LOG_FORMAT,
+    SEGMENT_BYTES,
+    Owner,
+    newer_format,
+)
 from dynamo_ray.storage.identity import Identity
 from dynamo_ray.storage.log import SEGMENT_BYTES_MAX, Log, segment_path, segments_on
 from dynamo_ray.storage.recovery import Recovery, Replaced, Replay
@@ -314,6 +320,18 @@ def refuse_others(folder: Path, cluster_id: bytes, node_id: bytes, partitions: i
         if identity is not None:
             opening = Opening(cluster_id, node_id, b"", folder.name, partitions, "", "", 0, False)
             _check(disk, opening, identity)
+    finally:
+        disk.close()
+
+
+def holds_records(folder: Path) -> bool:
+    """True if anything was ever appended there: a log that was only closed says nothing else."""
+    if not folder.is_dir():
+        return False
+    disk, empty = RealDisk(folder), SEGMENT_BYTES + FRAME_BYTES
+    try:
+        longer = any(disk.size(segment_path(number)) > empty for number in segments_on(disk))
+        return longer or bool(generations_on(disk))
     finally:
         disk.close()
 

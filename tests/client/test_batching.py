@@ -26,6 +26,13 @@ class Line:
         for future in futures:
             future.set_result(reply)
 
+    async def fill(self) -> None:
+        """As many requests under way as there may be, of one operation each."""
+        for number in range(UNDER_WAY):
+            self.batch.add((number,))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
     @property
     def sizes(self) -> list[int]:
         return [len(rows) for rows, _, _ in self.sent]
@@ -69,10 +76,7 @@ def test_what_comes_while_many_are_under_way_leaves_when_one_comes_back() -> Non
 def test_a_request_has_what_is_left_of_the_time_of_its_oldest() -> None:
     async def told() -> None:
         line = Line(timeout_s=1.0)
-        for number in range(UNDER_WAY):
-            line.batch.add((number,))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+        await line.fill()
         assert all(options.timeout_s == 1.0 for _, options, _ in line.sent)
         line.batch.add(("waits",))
         await asyncio.sleep(0.1)
@@ -90,10 +94,7 @@ def test_a_request_has_what_is_left_of_the_time_of_its_oldest() -> None:
 def test_who_has_little_time_left_does_not_share_it() -> None:
     async def told() -> None:
         line = Line(timeout_s=1.0)
-        for number in range(UNDER_WAY):
-            line.batch.add((number,))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+        await line.fill()
         line.batch.add(("old",))
         await asyncio.sleep(0.5)
         line.batch.add(("fresh",))
@@ -113,10 +114,7 @@ def test_what_could_not_leave_in_time_is_refused(later: bool) -> None:
 
     async def told() -> None:
         line = Line(timeout_s=0.1)
-        for number in range(UNDER_WAY):
-            line.batch.add((number,))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+        await line.fill()
         waiting = line.batch.add(("waits",))
         if later:
             await asyncio.sleep(0.05)
