@@ -26,7 +26,8 @@ class Load:
         self.errors: list[DynamoError] = []
         self.doubled: list[str] = []
         self.done: Counter[str] = Counter()
-        self.longest_gap_s = 0.0
+        self.longest_gap_s = 0.0  # in which nobody's operation ended
+        self.slowest_s = 0.0  # operation of one worker
         self._contexts: dict[str, bytes] = {}
         self._last_end = time.monotonic()
         self._going = True
@@ -54,11 +55,12 @@ class Load:
         while self._going:
             key = keys[turn % len(keys)]
             turn += 1
+            began = time.monotonic()
             try:
                 await self._put(key)
-                self._ended("put")
+                began = self._ended("put", began)
                 found = await self.client.get(key)
-                self._ended("get")
+                self._ended("get", began)
                 self._contexts[key] = found.context
                 if len(found.siblings) > 1:
                     self.doubled.append(key)
@@ -74,11 +76,13 @@ class Load:
         self._contexts[key] = done.context
         self.acknowledged[key] = number
 
-    def _ended(self, kind: str) -> None:
+    def _ended(self, kind: str, began: float) -> float:
         now = time.monotonic()
         self.longest_gap_s = max(self.longest_gap_s, now - self._last_end)
+        self.slowest_s = max(self.slowest_s, now - began)
         self._last_end = now
         self.done[kind] += 1
+        return now
 
     async def check(self, client: Any, siblings: bool = False) -> None:
         """Nothing acknowledged is lost; without `siblings`, also nothing is there twice."""

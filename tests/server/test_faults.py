@@ -205,7 +205,10 @@ def test_a_hung_node_costs_a_second_and_no_request(tmp_path: Path) -> None:
                 await cluster.settled()
                 await load.more(100)
             assert load.errors == []
-            assert 0.3 < load.longest_gap_s < GAP_S
+            assert load.longest_gap_s < GAP_S
+            # Who met the hung node waited until it was suspected. A worker with none of its ten keys
+            # there first went on, so only the slowest shows that it did hang.
+            assert load.slowest_s > 0.3
             await until(lambda: cluster.hints() == 0, 10)
             # What the hung node had in its socket may be minted when it wakes, after another's mint
             # for the same put was replaced: the one case of a value that comes back (rule 7).
