@@ -206,7 +206,7 @@ def test_a_hung_node_costs_a_second_and_no_request(tmp_path: Path) -> None:
                 await load.more(100)
             assert load.errors == []
             assert load.longest_gap_s < GAP_S
-            # Who met the hung node waited until it was suspected. A worker with none of its ten keys
+            # Who met the hung node waited until it was suspected. A worker with none of its keys
             # there first went on, so only the slowest shows that it did hang.
             assert load.slowest_s > 0.3
             await until(lambda: cluster.hints() == 0, 10)
