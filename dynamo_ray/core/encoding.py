@@ -15,6 +15,8 @@ from typing import Any
 from dynamo_ray.core.messages import (
     ClientGet,
     ClientPut,
+    Confirm,
+    Confirmed,
     Failure,
     Fetch,
     Fetched,
@@ -24,6 +26,7 @@ from dynamo_ray.core.messages import (
     Mint,
     Minted,
     PutDone,
+    Reap,
     Refused,
 )
 from dynamo_ray.core.mint import PUT_ID_BYTES
@@ -33,9 +36,12 @@ _CLASSES: tuple[Any, ...] = (
     Mint,
     Merge,
     Fetch,
+    Confirm,
+    Reap,
     Minted,
     Merged,
     Fetched,
+    Confirmed,
     Refused,
     ClientPut,
     ClientGet,
@@ -59,8 +65,8 @@ def _getter(cls: Any) -> Callable[[Any], tuple[Any, ...]]:
     names = [field.name for field in fields(cls)]
     if not names:
         return lambda message: ()
-    assert len(names) > 1, "attrgetter of a single name gives no tuple"
-    return attrgetter(*names)
+    getter = attrgetter(*names)  # which gives no tuple for a single name
+    return getter if len(names) > 1 else lambda message: (getter(message),)
 
 
 _GETTERS = {cls: _getter(cls) for cls in _CLASSES}

@@ -6,27 +6,34 @@
 What "persisted" means is the durability level's: `memory` waits for nothing, `written` for the
 append, `synced` for the fsync that covers it. An answer that is asked to be durable (someone gives
 up a copy for it: rule 8) always waits for the fsync. Times are the node's own clocks: `now_ms`
-monotonic, for expiry; `wall_ms`, for what a mint stamps.
+monotonic, for expiry; `wall_ms`, for what a mint stamps. What the node asks all members it asks
+itself, too, by the same way.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from dynamo_ray.core.forget import confirm, reap
 from dynamo_ray.core.messages import (
     Code,
+    Confirm,
+    Confirmed,
     Effect,
     Fetch,
     Merge,
     Merged,
     Mint,
     Persist,
+    Reap,
     Refused,
     Renew,
     Reply,
     Send,
 )
+from dynamo_ray.core.reap import Reaper
 from dynamo_ray.core.replica import Replica
+from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.unlogged import Unlogged
 from dynamo_ray.core.values import value
@@ -46,6 +53,13 @@ class Answer:
 
 
 @value
+class Own:
+    """Who asked, if it was the node itself: its answer comes back as a peer's would."""
+
+    request: Any
+
+
+@value
 class ToPeer:
     """Effect: send a request to another node; its end comes back as `on_peer`."""
 
@@ -59,8 +73,9 @@ Out = Answer | ToPeer | Persist | Renew
 class Node:
     """The machine of one storage node's server."""
 
-    def __init__(self, replica: Replica, settings: Settings) -> None:
+    def __init__(self, replica: Replica, settings: Settings, ring: Ring) -> None:
         self.replica = replica
+        self.reaper = Reaper(replica, ring, settings)
         self._level = settings.durability
         self._timeout_max_ms = int((settings.times.timeout_max_s + settings.times.linger_s) * 1000)
         self._waiting: list[Reply] = []
@@ -87,7 +102,7 @@ class Node:
             return self._take(self.replica.on_fetch(to, message))
         if isinstance(message, Merge):
             return self._take(self.replica.on_merge(to, message))
-        return [Answer(to, Refused(Code.BAD_REQUEST, "not a request to a storage node"))]
+        return self._take(self._of_reaping(to, message))
 
     def on_appended(self, position: int) -> list[Out]:
         """The log has been given everything up to `position`."""
@@ -113,35 +128,52 @@ class Node:
         self._waiting = [reply for reply in self._waiting if reply.after <= self._appended]
         self._unlogged.on_append_failed()
         end = READ_ONLY if cut_back else LEFT_BEHIND
-        answers: list[Out] = [Answer(reply.to, end) for reply in failed]
+        answers = [out for reply in failed for out in self._answer(reply.to, end)]
         return answers + self._take(self.replica.on_append_failed(self._appended))
 
     def on_incarnation(self, incarnation: bytes) -> None:
         """A fresh incarnation is fsynced: the node may mint."""
         self.replica.on_incarnation(incarnation)
 
-    def on_tick(self, wall_ms: int, unreachable: frozenset[bytes]) -> list[Out]:
+    def on_tick(self, now_ms: int, wall_ms: int, unreachable: frozenset[bytes]) -> list[Out]:
         """Ask what should be true now (rule 11)."""
-        effects = self.replica.on_tick(wall_ms, unreachable)
+        effects = self.replica.on_tick(now_ms, unreachable)
         if self.replica.lives.begun:
             effects += self._unlogged.again(self.replica)
+            effects += self.reaper.on_tick(now_ms, wall_ms, unreachable)
         return self._take(effects)
 
-    def on_peer(self, node: bytes, reply: Any) -> list[Out]:
-        """The end of a delivery to `node`: its answer, or None if none came."""
-        if isinstance(reply, Merged):
+    def on_peer(self, node: bytes, request: Any, reply: Any) -> list[Out]:
+        """The end of a request to `node`: its answer, or None if none came."""
+        if isinstance(request, Reap):
+            self.reaper.on_reaped(node)
+        elif isinstance(reply, Merged):
             return self._take(self.replica.on_delivered(node))
-        self.replica.on_not_delivered(node)
+        elif isinstance(reply, Confirmed):
+            return self._take(self.reaper.on_confirmed(node, request, reply))
+        elif isinstance(request, Confirm):
+            self.reaper.on_refused(request)
+        else:
+            self.replica.on_not_delivered(node)
         return []
+
+    def _of_reaping(self, to: Any, message: Any) -> list[Effect]:
+        if isinstance(message, Confirm):
+            return confirm(self.replica, to, message)
+        if isinstance(message, Reap):
+            return reap(self.replica, to, message)
+        return [Reply(to, Refused(Code.BAD_REQUEST, "not a request to a storage node"))]
 
     def _take(self, effects: list[Effect]) -> list[Out]:
         out: list[Out] = []
         for effect in effects:
             if isinstance(effect, Reply):
                 if self._is_due(effect):
-                    out.append(Answer(effect.to, effect.message))
+                    out += self._answer(effect.to, effect.message)
                 else:
                     self._waiting.append(effect)
+            elif isinstance(effect, Send) and effect.node == self.replica.node:
+                out += self._take(self._of_reaping(Own(effect.message), effect.message))
             elif isinstance(effect, Send):
                 out.append(ToPeer(effect.node, effect.message))
             elif isinstance(effect, Persist | Renew):
@@ -152,15 +184,20 @@ class Node:
         return out
 
     def _release(self) -> list[Out]:
-        due: list[Out] = []
+        due: list[Reply] = []
         left: list[Reply] = []
         for reply in self._waiting:
             if self._is_due(reply):
-                due.append(Answer(reply.to, reply.message))
+                due.append(reply)
             else:
                 left.append(reply)
         self._waiting = left
-        return due
+        return [out for reply in due for out in self._answer(reply.to, reply.message)]
+
+    def _answer(self, to: Any, message: Any) -> list[Out]:
+        if isinstance(to, Own):
+            return self.on_peer(self.replica.node, to.request, message)
+        return [Answer(to, message)]
 
     def _needs_sync(self, reply: Reply) -> bool:
         return reply.durable or self._level == "synced"

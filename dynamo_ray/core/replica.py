@@ -153,7 +153,7 @@ class Replica:
                 self.puts.remember(replaced(sent, None))
                 self.lives.forget(key)
                 del self.maps[partition][key]
-        return [self._record(changes)] if changes else []
+        return [self.record(changes)] if changes else []
 
     def on_not_delivered(self, owner: bytes) -> None:
         """The owner did not answer, or refused: the next tick tries again."""
@@ -251,10 +251,10 @@ class Replica:
             # `durable` speaks of the states, new or not: they must be fsynced all the same.
             after = self.queue.last if durable else self.queue.shown_at(keys)
             return [Reply(to, message, after, durable)]
-        record = self._record(changes)
+        record = self.record(changes)
         return [record, Reply(to, message, record.position, durable)]
 
-    def _record(self, changes: Changes) -> Persist:
+    def record(self, changes: Changes) -> Persist:
         """Put them to the log; of a key that changed twice the later row counts."""
         of, keys = self.hints.of, changes.keys
         hints = [of(key) for key in keys] if len(self.hints) else ()

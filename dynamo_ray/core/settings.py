@@ -31,7 +31,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Durations in seconds. `timeout_max_s` bounds what a caller may ask for (see rule 7)."""
+    """Durations in seconds. `timeout_max_s` bounds what a caller may ask for (see rule 7).
+
+    The bytes of an expired value are purged after `purge_s`; what a delete or an expired value
+    leaves behind is reaped after `grace_s`, ten days (rules 12 and 13).
+    """
 
     timeout_s: float = 2.0
     timeout_max_s: float = 10.0
@@ -40,6 +44,8 @@ class Times:
     tick_s: float = 0.1
     sync_s: float = 1.0
     linger_s: float = 2.0
+    purge_s: float = 3600.0
+    grace_s: float = 864_000.0
 
 
 @dataclass(frozen=True, slots=True)

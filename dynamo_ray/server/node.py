@@ -20,7 +20,17 @@ from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
 from dynamo_ray.core.kinds import COPIED, COPY, SCAN, SCANNED
 from dynamo_ray.core.membership import NODE_ROLE, Fact, View
-from dynamo_ray.core.messages import Code, Fetch, Merge, Mint, Persist, Refused, Renew
+from dynamo_ray.core.messages import (
+    Code,
+    Confirm,
+    Fetch,
+    Merge,
+    Mint,
+    Persist,
+    Reap,
+    Refused,
+    Renew,
+)
 from dynamo_ray.core.node import Answer, Node, Out
 from dynamo_ray.core.replica import NOT_READY, Replica
 from dynamo_ray.core.ring import Member as RingMember
@@ -39,7 +49,7 @@ DELIVERY_S = 5.0
 RENEW_EVERY_S = 1.0
 SYNC_POLL_S = 0.01
 LOG_POLL_S = 0.001
-_NODE_KINDS = (Mint.KIND, Merge.KIND, Fetch.KIND)
+_NODE_KINDS = (Mint.KIND, Merge.KIND, Fetch.KIND, Confirm.KIND, Reap.KIND)
 _log = logging.getLogger("dynamo_ray.server")
 
 
@@ -54,7 +64,7 @@ class NodeServer(Member):
         owned = {p for p in range(self.ring.partitions) if me in self.ring.owners(p)}
         replica = Replica(me, charter.settings, vault.maps, frozenset(owned))
         vault.hand_over(replica)
-        self.node = Node(replica, charter.settings)
+        self.node = Node(replica, charter.settings, self.ring)
         self.incarnation = b""
         self._appends: list[Persist] = []
         self._scheduled = False
@@ -144,7 +154,7 @@ class NodeServer(Member):
     def _send(self, node: bytes, message: Any) -> None:
         peer = self.peers.get(node)
         if peer is None or peer.connection is None:
-            self._perform(self.node.on_peer(node, None))
+            self._perform(self.node.on_peer(node, message, None))
             return
 
         def on_reply(kind: int, fields: list[Any]) -> None:
@@ -152,10 +162,10 @@ class NodeServer(Member):
                 reply = from_fields(kind, fields)
             except BadMessageError:
                 reply = None
-            self._perform(self.node.on_peer(node, reply))
+            self._perform(self.node.on_peer(node, message, reply))
 
         def on_failure(failure: Failure) -> None:
-            self._perform(self.node.on_peer(node, None))
+            self._perform(self.node.on_peer(node, message, None))
 
         expires_ms = peer.connection.remote_expiry(int(DELIVERY_S * 1000))
         fields = (expires_ms, self.ring.epoch, *to_fields(message))
@@ -267,7 +277,7 @@ class NodeServer(Member):
 
     def on_tick(self) -> None:
         """Hints home, the periodic fsync, a snapshot when the log has grown."""
-        self._perform(self.node.on_tick(monotonic_ms(), self._unreachable()))
+        self._perform(self.node.on_tick(monotonic_ms(), wall_ms(), self._unreachable()))
         now = asyncio.get_running_loop().time()
         if now - self._last_sync >= self.settings.times.sync_s and self.vault.wants_sync:
             self._sync()

@@ -16,9 +16,11 @@ from dynamo_ray.core.clock import Clock, Dot
 from dynamo_ray.core.context import CLOCK_AT
 from dynamo_ray.core.merge import merge
 from dynamo_ray.core.mint import CONCURRENT
-from dynamo_ray.core.version import Kind, Version, purged
-from dynamo_ray.sim.history import FAILED, OK, History, Minted, Read, Write, decode
+from dynamo_ray.core.version import Kind, Version, hide_expired, purged
+from dynamo_ray.sim.history import FAILED, OK, History, Minted, Read, Reaped, Write, decode
 from dynamo_ray.sim.world import EPOCH_MS, MILLISECOND
+
+FOR_EVER = 1 << 62
 
 
 class Verdict(NamedTuple):
@@ -41,6 +43,19 @@ class KeyTruth:
     of_write: dict[int, list[Dot]]
     direct: dict[Dot, frozenset[Dot]]
     partial: bool
+    reaped: list[Reaped]
+
+    def let_go(self, until: int) -> set[Dot]:
+        """The dead versions that a node had let go of by then, and what they had replaced."""
+        gone = [decode(one.before) for one in self.reaped if one.at <= until and one.after is None]
+        return self.closure(version.dot for state in gone for version in state.versions)
+
+    def forgettable(self) -> set[Dot]:
+        """What a clock may have forgotten: all that a state had seen before a reap."""
+        found: set[Dot] = set()
+        for one in self.reaped:
+            found |= self.covered(decode(one.before).clock)
+        return found
 
     def closure(self, dots: Iterable[Dot]) -> set[Dot]:
         """These dots and all that they supersede, directly or not."""
@@ -67,10 +82,12 @@ class Truth:
         self.keys: dict[bytes, KeyTruth] = {}
         for minted in history.mints:
             self._take(minted)
+        for key, reaped in history.reaped.items():
+            self.of(key).reaped.extend(reaped)
 
     def of(self, key: bytes) -> KeyTruth:
         """The causality of a key."""
-        return self.keys.setdefault(key, KeyTruth({}, {}, {}, False))
+        return self.keys.setdefault(key, KeyTruth({}, {}, {}, False, []))
 
     def _take(self, minted: Minted) -> None:
         truth = self.of(minted.key)
@@ -100,7 +117,7 @@ def nothing_lost(truth: Truth) -> Iterable[str]:
         of = truth.of(write.key)
         if write.key not in kept:
             states = truth.history.finals.get(write.key, {}).values()
-            kept[write.key] = of.closure(v.dot for v in _merged(states))
+            kept[write.key] = of.closure(v.dot for v in _merged(states)) | of.let_go(FOR_EVER)
         dots = of.of_write.get(write.number, [])
         if not kept[write.key].intersection(dots):
             yield f"write {write.number} of {write.key!r} was acknowledged and is nowhere"
@@ -118,6 +135,8 @@ def nothing_invented(truth: Truth) -> Iterable[str]:
             write = truth.writes[minted.write]
             if write.outcome == FAILED:
                 yield f"{where} shows write {write.number} of {key!r}, which was told failed"
+            if version.kind == Kind.PURGED and not version.expiry_ms:
+                yield f"{where} shows write {write.number} of {key!r} purged, which never expires"
             if not _is_of(version, write):
                 yield f"{where} shows write {write.number} of {key!r} with another value"
 
@@ -133,7 +152,7 @@ def siblings_sound(truth: Truth) -> Iterable[str]:
             yield f"{where} covers writes {writes} of {key!r} and nothing it shows replaced them"
         if of.partial:
             continue
-        if missed := closure - covered - (dots - covered):
+        if missed := closure - covered - (dots - covered) - of.forgettable():
             writes = sorted(of.mints[dot].write for dot in missed)
             yield f"{where} shows what replaced writes {writes} of {key!r} and does not cover them"
         for dot in dots:
@@ -186,7 +205,7 @@ def copies_equal(truth: Truth) -> Iterable[str]:
         yield "the calm did not come: hints, operations or reads were left when its time was up"
     for key, copies in truth.history.finals.items():
         owners = truth.history.owners[key]
-        if len({copies.get(owner) for owner in owners}) > 1:
+        if len({_same(copies.get(owner)) for owner in owners}) > 1:
             held = [owner for owner in owners if owner in copies]
             yield f"the owners of {key!r} differ after the calm; {held} of {owners} hold it"
         if strangers := sorted(set(copies) - set(owners)):
@@ -207,7 +226,7 @@ def reads_see_writes(truth: Truth) -> Iterable[str]:
             continue
         of = truth.of(read.key)
         shown = decode(read.state).versions if read.state is not None else ()
-        seen = of.closure(version.dot for version in shown)
+        seen = of.closure(version.dot for version in shown) | of.let_go(read.ended)
         for write in acked:
             due = write.key == read.key and write.ended < read.invoked
             if due and write.w + read.r > terms.n:
@@ -221,9 +240,25 @@ def expired_hidden(truth: Truth) -> Iterable[str]:
         return
     for read in truth.history.reads:
         for version in decode(read.state).versions if read.state is not None else ():
-            began_ms = EPOCH_MS + read.invoked // MILLISECOND
+            began_ms = _ms(read.invoked)
             if version.kind == Kind.VALUE and 0 < version.expiry_ms < began_ms:
                 yield f"{_reader(read)} shows a value of {read.key!r} that had expired"
+            if version.kind == Kind.PURGED and version.expiry_ms > _ms(read.ended) + 1:
+                yield f"{_reader(read)} hides a value of {read.key!r} that had not expired"
+
+
+def nothing_revived(truth: Truth) -> Iterable[str]:
+    """Once a dead key was reaped nobody is shown again what it had replaced (rule 12)."""
+    for where, key, state, at in _shown_at(truth.history):
+        of = truth.of(key)
+        for reaped in of.reaped:
+            if at <= reaped.at:
+                continue
+            gone = decode(reaped.before)
+            old = of.covered(gone.clock) - {version.dot for version in gone.versions}
+            if back := old.intersection(version.dot for version in decode(state).versions):
+                writes = sorted(of.mints[dot].write for dot in back)
+                yield f"{where} shows writes {writes} of {key!r} again, replaced and then reaped"
 
 
 def elements_kept(truth: Truth) -> Iterable[str]:
@@ -260,6 +295,7 @@ CHECKERS: tuple[Callable[[Truth], Iterable[str]], ...] = (
     copies_equal,
     reads_see_writes,
     expired_hidden,
+    nothing_revived,
     elements_kept,
     no_breach,
 )
@@ -308,6 +344,25 @@ def _shown(history: History) -> Iterable[tuple[str, bytes, bytes]]:
             if (key, state) not in seen:
                 seen.add((key, state))
                 yield f"{node} in the end", key, state
+
+
+def _shown_at(history: History) -> Iterable[tuple[str, bytes, bytes, int]]:
+    """Every state that was read, with when the read began, and what is held in the end."""
+    for read in history.reads:
+        if read.state is not None:
+            yield _reader(read), read.key, read.state, read.invoked
+    for key, copies in history.finals.items():
+        for node, state in copies.items():
+            yield f"{node} in the end", key, state, FOR_EVER
+
+
+def _same(state: bytes | None) -> bytes | None:
+    """What two copies have in common though one has purged an expired value already (rule 13)."""
+    return None if state is None else hide_expired(state, FOR_EVER)
+
+
+def _ms(at_us: int) -> int:
+    return EPOCH_MS + at_us // MILLISECOND
 
 
 def _reader(read: Read) -> str:

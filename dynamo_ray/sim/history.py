@@ -8,14 +8,14 @@ record, a copy at a stand-in without a hint) is kept as a breach, with its time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
 from dynamo_ray.core.clock import Dot
 from dynamo_ray.core.mint import CONCURRENT
-from dynamo_ray.core.version import State, Version
+from dynamo_ray.core.version import State, Version, purged
 from dynamo_ray.core.version import decode as _decode
 
 OK, FAILED, UNKNOWN, OPEN = "ok", "failed", "unknown", "open"
@@ -84,6 +84,15 @@ class Minted(NamedTuple):
         return tuple(v.dot for v in decode(self.before).versions if v.dot not in kept)
 
 
+class Reaped(NamedTuple):
+    """A node let go of a dead key, or of its clock's old entries: when, and what it had been."""
+
+    at: int
+    node: str
+    before: bytes
+    after: bytes | None
+
+
 class Breach(NamedTuple):
     """Something that must never be, seen at the moment at which it was."""
 
@@ -118,6 +127,7 @@ class History:
     owners: dict[bytes, tuple[str, ...]] = field(default_factory=dict)
     finals: dict[bytes, dict[str, bytes]] = field(default_factory=dict)
     styles: dict[bytes, str] = field(default_factory=dict)
+    reaped: dict[bytes, list[Reaped]] = field(default_factory=dict)
     calm: bool = True
     by_put_id: dict[tuple[bytes, bytes], Write] = field(default_factory=dict)
     of_dot: dict[tuple[bytes, Dot], int] = field(default_factory=dict)
@@ -167,8 +177,22 @@ class History:
             write = self.of_dot.get((key, version.dot))
             if write is not None:
                 self.known_at.setdefault((node, key), set()).add(write)
-            if known != version and known[1:5] != version[1:5]:
+            if known != version and purged(known) != purged(version):
                 self.breach("dots", at, f"{node} logged another version as {version.dot}")
+
+    def on_reaped(self, key: bytes, reaped: Reaped, others: Mapping[str, bytes]) -> None:
+        """A node reaped; `others` is what any other node holds of the key, reachable or not.
+
+        Nobody may hold what the reaped state had seen replaced: it would come back (rule 12).
+        """
+        self.reaped.setdefault(key, []).append(reaped)
+        gone = decode(reaped.before)
+        dead = {version.dot for version in gone.versions}
+        for name, state in others.items():
+            old = [v.dot for v in decode(state).versions if v.dot not in dead]
+            if any(gone.clock.covers(dot) for dot in old):
+                text = f"{reaped.node} reaped {key!r} while {name} held what it had replaced"
+                self.breach("reap", reaped.at, text)
 
     def forget_what(self, node: str) -> None:
         """The node let go of old records: it need not know a retry of what they held."""

@@ -21,7 +21,7 @@ from dynamo_ray.core.node import Answer, Node, Out, ToPeer
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.settings import Settings
-from dynamo_ray.sim.history import History, decode
+from dynamo_ray.sim.history import History, Reaped, decode
 from dynamo_ray.sim.journal import AppendRefusedError, Journal, Row
 from dynamo_ray.sim.network import Network, Peer
 from dynamo_ray.sim.world import SECOND, World
@@ -67,7 +67,7 @@ class StorageNode(Peer):
         owned = frozenset(p for p in range(q) if self.id in self.ring.owners(p))
         self.replica = Replica(self.id, self.settings, [{} for _ in range(q)], owned)
         self._replay()
-        self.node = Node(self.replica, self.settings)
+        self.node = Node(self.replica, self.settings, self.ring)
         self.detector = Detector(times.suspect_s, times.tick_s)
         self.detector.watch(sorted(self.peers), self.mono_s)
         self._gathered: list[Persist] = []
@@ -112,7 +112,7 @@ class StorageNode(Peer):
     @property
     def is_busy(self) -> bool:
         """True while the log has work."""
-        return self._appending or bool(self._gathered)
+        return self._appending or bool(self._gathered) or self.node.reaper.is_busy
 
     def _replay(self) -> None:
         """What recovery found; replaced versions leave their put ids behind (rule 7)."""
@@ -135,7 +135,8 @@ class StorageNode(Peer):
         self.detector.on_tick(self.mono_s)
         if not self.replica.lives.begun:
             self._renew()
-        self._perform(self.node.on_tick(self.wall_ms, self.detector.suspected))
+        out = self.node.on_tick(self.mono_ms, self.wall_ms, self.detector.suspected)
+        self._perform(out)
         self.after(int(times.tick_s * SECOND), "tick", self._tick)
 
     def _sync_timer(self) -> None:
@@ -166,7 +167,7 @@ class StorageNode(Peer):
         node = effect.node
 
         def end(reply: Any) -> None:
-            self._perform(self.node.on_peer(node, reply))
+            self._perform(self.node.on_peer(node, effect.message, reply))
 
         def late() -> None:
             if self.give_up(call):
@@ -266,8 +267,16 @@ class StorageNode(Peer):
             self.history.on_minted(self.name, self.world.now, key, put_id, context, old, new)
 
     def _tell_logged(self, row: Row) -> None:
+        held = self.logged.get(row.key)
+        if held is not None and row.partition in self.replica.owned and _is_less(held, row.state):
+            peers = [peer for peer in self.peers.values() if isinstance(peer, StorageNode)]
+            others = {p.name: p.logged[row.key] for p in peers if row.key in p.logged}
+            reaped = Reaped(self.world.now, self.name, held, row.state)
+            self.history.on_reaped(row.key, reaped, others)
         if row.state is None:
-            self._check_handed_home(row, self.logged.pop(row.key, None))
+            self.logged.pop(row.key, None)
+            if row.partition not in self.replica.owned:
+                self._check_handed_home(row, held)
             return
         self.logged[row.key] = row.state
         self.history.on_logged(self.name, self.world.now, row.key, row.state)
@@ -295,7 +304,7 @@ class StorageNode(Peer):
             return
         if isinstance(message, Minted | Fetched):
             states = message.states
-        elif isinstance(message, Merged):
+        elif isinstance(message, Merged) and isinstance(request, Merge):
             states = request.states
         else:
             return
@@ -308,6 +317,11 @@ class StorageNode(Peer):
             if known is None or not decode(known).clock.includes(decode(state).clock):
                 text = f"{self.name} answered {type(request).__name__} of {key!r} before its log"
                 self.history.breach("persist", self.world.now, text)
+
+
+def _is_less(before: bytes, after: bytes | None) -> bool:
+    """True if a state lets go of something that it had seen."""
+    return after is None or not decode(after).clock.includes(decode(before).clock)
 
 
 def _id(peer: Peer) -> bytes:

@@ -7,7 +7,7 @@ with everything on hides what a run with one thing on shows. Seven of ten worlds
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from dynamo_ray.core.settings import Limits, Settings, Times
@@ -56,15 +56,27 @@ class Plan:
     suspect_s: float = 0.6
     tick_s: float = 0.1
     sync_s: float = 1.0
+    timeout_max_s: float = 2.0
+    linger_s: float = 2.0
+    purge_s: float = 3600.0
+    grace_s: float = 864_000.0
+
+    @property
+    def reaps(self) -> bool:
+        """True if what is dead is reaped within such a run."""
+        return self.grace_s < 60
 
     def settings(self) -> Settings:
         """The settings of this world's cluster."""
         times = Times(
             timeout_s=self.timeout_ms / 1000,
-            timeout_max_s=max(2.0, self.timeout_ms / 1000),
+            timeout_max_s=max(self.timeout_max_s, self.timeout_ms / 1000),
             suspect_s=self.suspect_s,
             tick_s=self.tick_s,
             sync_s=self.sync_s,
+            linger_s=self.linger_s,
+            purge_s=self.purge_s,
+            grace_s=self.grace_s,
         )
         limits = Limits(
             hint_bytes=self.hint_bytes,
@@ -92,7 +104,7 @@ def draw_plan(chance: Random) -> Plan:
     faults = {name for name in FAULTS if chance.random() < 0.4}
     if chance.random() < (0.5 if durability == "synced" else 0.15):
         faults.add("power")  # below `synced` it may lose writes, and all other rules hold
-    return Plan(
+    plan = Plan(
         nodes=nodes,
         zones=chance.choice((1, 1, 2, 3)),
         coordinators=chance.choice((1, 2, 2, 3)),
@@ -127,6 +139,22 @@ def draw_plan(chance: Random) -> Plan:
         suspect_s=chance.choice((0.3, 0.6, 1.5)),
         tick_s=chance.choice((0.1, 0.2)),
         sync_s=chance.choice((0.2, 1.0)),
+    )
+    return _reaping(plan, chance) if chance.random() < 0.25 else plan
+
+
+def _reaping(plan: Plan, chance: Random) -> Plan:
+    """The same world, where much is deleted and what is dead is let go of within the run."""
+    return replace(
+        plan,
+        operations=plan.operations * 2,
+        timeout_ms=300,
+        timeout_max_s=0.3,
+        linger_s=chance.choice((0.1, 0.3)),
+        purge_s=chance.choice((0.05, 0.5)),
+        grace_s=chance.choice((0.05, 0.5)),
+        delete_share=chance.choice((0.3, 0.7)),
+        ttl_share=chance.choice((0.0, 0.5)),
     )
 
 

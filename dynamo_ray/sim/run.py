@@ -121,6 +121,9 @@ class Run:
         quiet = self._until_quiet()
         self._settle(self.plan.suspect_s + 4 * self.plan.tick_s)
         quiet = self._until_quiet() and quiet
+        if self.plan.reaps:
+            times = self.cluster.settings.times
+            self._settle(times.grace_s + 2 * (times.timeout_max_s + times.linger_s) + 1)
         reads = [Read("reader", key, self.plan.n, False, 0) for key in self.keys]
         ended: list[bool] = []
         self.reader.get(reads, lambda: ended.append(True))

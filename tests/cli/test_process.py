@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -64,6 +65,8 @@ def test_an_interrupt_is_130_without_a_traceback(carts: Threaded) -> None:
         [sys.executable, "-c", IN_A_PROCESS.format(root=str(ROOT)), "status", "--watch", "60"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A shell's background job ignores interrupts, and its children inherit that.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
     )
     assert child.stdout is not None
     assert child.stdout.readline().startswith(b"loopback")

@@ -21,6 +21,7 @@ from dynamo_ray.core.messages import (
 )
 from dynamo_ray.core.node import Answer, Node, ToPeer
 from dynamo_ray.core.replica import Replica
+from dynamo_ray.core.ring import Member, Ring
 from dynamo_ray.core.settings import Settings
 from tests.core.histories import dot, incarnation, node_id, shown, state, version
 from tests.core.test_replica import FOREIGN, OWNED, merge_of, mint
@@ -33,7 +34,8 @@ FETCH = Fetch([b"k"], [OWNED])
 
 def node(durability: str = "written") -> Node:
     settings = Settings(partitions=2, durability=durability)
-    made = Node(Replica(A, settings, [{}, {}], frozenset({OWNED})), settings)
+    ring = Ring(2, 1, (Member(A, "a"), Member(B, "b")), (A, B))
+    made = Node(Replica(A, settings, [{}, {}], frozenset({OWNED})), settings, ring)
     made.on_incarnation(incarnation(1))
     return made
 
@@ -185,11 +187,12 @@ def test_a_hint_goes_to_its_owner_and_its_end_comes_back() -> None:
     at.on_appended(1)
     held = at.replica.maps[FOREIGN][b"k"]
     home = ToPeer(B, Merge([b"k"], [FOREIGN], [held], durable=True))
-    assert at.on_tick(WALL, frozenset({B})) == []
-    assert at.on_tick(WALL, frozenset()) == [home]
-    assert at.on_peer(B, Refused(Code.READ_ONLY)) == at.on_peer(B, None) == []
-    assert at.on_tick(WALL, frozenset()) == [home]
-    assert at.on_peer(B, Merged()) == [Persist(2, [FOREIGN], [b"k"], [None], ())]
+    assert at.on_tick(WALL, WALL, frozenset({B})) == []
+    assert at.on_tick(WALL, WALL, frozenset()) == [home]
+    for end in (Refused(Code.READ_ONLY), None):
+        assert at.on_peer(B, home.message, end) == []
+    assert at.on_tick(WALL, WALL, frozenset()) == [home]
+    assert at.on_peer(B, home.message, Merged()) == [Persist(2, [FOREIGN], [b"k"], [None], ())]
 
 
 # Whatever the order of events: nobody is answered twice, and nothing is shown before it is logged.

@@ -37,16 +37,17 @@ COORDINATOR = "co"
 
 
 class Delivered(NamedTuple):
-    """What an answer belongs to: the delivery of hints to this node."""
+    """What an answer belongs to: a node's request to this one."""
 
     node: bytes
+    request: Any
 
 
 class Actor:
     """A storage node on the stage: its machine while it runs, its disk, how often it began."""
 
-    def __init__(self, node: bytes, settings: Settings, owns: bool) -> None:
-        self.node, self.settings, self.owns = node, settings, owns
+    def __init__(self, node: bytes, settings: Settings, ring: Ring) -> None:
+        self.node, self.settings, self.ring = node, settings, ring
         self.disk: dict[bytes, tuple[bytes, bytes]] = {}
         self.runs = 0
         self.muted = False
@@ -56,10 +57,10 @@ class Actor:
     def begin(self) -> None:
         self.runs += 1
         held = {key: state for key, (state, _) in self.disk.items()}
-        owned = frozenset({0}) if self.owns else frozenset()
+        owned = frozenset({0}) if self.node in self.ring.owners(0) else frozenset()
         replica = Replica(self.node, self.settings, [held], owned)
         replica.load_hints({key: hints for key, (_, hints) in self.disk.items() if hints})
-        self.machine = Node(replica, self.settings)
+        self.machine = Node(replica, self.settings, self.ring)
         self.machine.on_incarnation(incarnation(self.runs))
 
     def log(self, record: Persist) -> list[Any]:
@@ -98,14 +99,10 @@ class Stage:
 
     def cluster(self, nodes: str, n: str = "3", r: str = "2", w: str = "2") -> None:
         settings = Settings(n=int(n), r=int(r), w=int(w), partitions=1)
-        names = [f"n{i}" for i in range(int(nodes))]
-        self.actors = {
-            name: Actor(name.encode().ljust(8, b"."), settings, i < int(n))
-            for i, name in enumerate(names)
-        }
-        members = tuple(Member(actor.node, name) for name, actor in self.actors.items())
-        owners = tuple(actor.node for actor in self.actors.values() if actor.owns)
-        ring = Ring(1, int(n), members, owners)
+        ids = {f"n{i}": f"n{i}".encode().ljust(8, b".") for i in range(int(nodes))}
+        members = tuple(Member(node, name) for name, node in ids.items())
+        ring = Ring(1, int(n), members, tuple(ids.values())[: int(n)])
+        self.actors = {name: Actor(node, settings, ring) for name, node in ids.items()}
         self.desk = Desk(ring, settings, ContextKeys(b"cluster", [b"secret"]))
         self.coordinator = Coordinator(self.desk)
 
@@ -157,7 +154,7 @@ class Stage:
         down = frozenset(a.node for a in self.actors.values() if a.machine is None)
         for name, actor in self.actors.items():
             if actor.machine is not None:
-                self._node_out(name, actor.machine.on_tick(self._ms(), down))
+                self._node_out(name, actor.machine.on_tick(self._ms(), self._ms(), down))
             self._play()
 
     def hints(self) -> list[str]:
@@ -225,7 +222,7 @@ class Stage:
         if isinstance(to, Delivered):
             self._say(source, target, message)
             if actor.machine is not None:
-                return self._node_out(target, actor.machine.on_peer(to.node, message))
+                return self._node_out(target, actor.machine.on_peer(to.node, to.request, message))
             return None
         if actor.machine is None:
             self._say(source, target, message, " (down)")
@@ -233,7 +230,11 @@ class Stage:
                 out = self.coordinator.on_failure(to.call, False, self.now_s, self._ms())
                 return self._take(out)
             sender = self.actors[source].machine
-            return self._node_out(source, sender.on_peer(actor.node, None)) if sender else None
+            return (
+                self._node_out(source, sender.on_peer(actor.node, message, None))
+                if sender
+                else None
+            )
         self._say(source, target, message)
         expires_ms = self._ms() + (int(to.timeout_s * 1000) if isinstance(to, ToNode) else 1_000)
         request = source, to
@@ -269,7 +270,7 @@ class Stage:
                 pending.extend(self.actors[name].log(effect))
             elif isinstance(effect, Answer):
                 source, to = effect.to
-                end = Delivered(to.node) if isinstance(to, ToPeer) else to
+                end = Delivered(to.node, to.message) if isinstance(to, ToPeer) else to
                 self.queue.append((name, source, end, effect.message))
             elif isinstance(effect, ToPeer):
                 (target,) = self._names(effect.node)

@@ -1,0 +1,215 @@
+"""Who lets go of dead keys and of clock entries, and when: a conditional exchange (DESIGN §5).
+
+    tick ─► sweep a few keys ─► expired for an hour? purge
+                └ dead, or a clock with writers of no version, for longer than the grace
+                      └► Confirm to every member ─ all hold exactly it, nobody else holds any ─►
+                           wait until no older message can be under way
+                             └► Confirm to every member ─ still so ─► Reap to the owners
+
+The first owner of a partition does it. A tombstone may go only when no older copy can come back
+(rule 12): all owners hold exactly it, fsynced; no other member holds the key for anybody; nobody is
+left out, so while one member is away nothing is reaped. Asking twice, the life of a message apart,
+means that what was sent before the first answers cannot arrive after the last: so this hangs on no
+wall clock. Each owner forgets only what is unchanged since. A reap that reaches only some owners
+does no harm: the others give the tombstone back, and it is reaped later.
+
+Clock entries of writers without a version leave by the same exchange (rule 14). The writer may be
+alive: a node that finds nothing of its own in a key's clock begins a new life (rule 3), so no dot
+is numbered again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dynamo_ray.core.forget import purge
+from dynamo_ray.core.messages import Confirm, Confirmed, Effect, Reap, Send
+from dynamo_ray.core.remains import dead_since_ms, idle_writers, is_alive, last_change_ms
+from dynamo_ray.core.replica import Replica
+from dynamo_ray.core.ring import Ring
+from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.version import decode, digest, hide_expired
+
+KEYS_A_SLICE = 50
+KEYS_A_TICK = 500
+EFFORT_A_TICK = 1024 * 1024  # bytes to decode and to hash: some milliseconds
+EFFORT_A_KEY = 2000  # of decoding any state
+BATCHES = 256
+
+
+@dataclass(slots=True)
+class Batch:
+    """Keys of one partition on their way out, and when they may be asked about.
+
+    `due_ms` None: as long after the next tick as a message may live.
+    """
+
+    partition: int
+    keys: list[bytes]
+    digests: list[bytes]
+    due_ms: int | None = 0
+    is_confirmed: bool = False
+
+
+class Reaper:
+    """The machine of one storage node that lets go of what nobody needs any more."""
+
+    def __init__(self, replica: Replica, ring: Ring, settings: Settings) -> None:
+        times = settings.times
+        self._replica = replica
+        self._ring = ring
+        self._members = [member.node for member in ring.members]
+        self._purge_ms = int(times.purge_s * 1000)
+        self._grace_ms = int(times.grace_s * 1000)
+        # An operation lives for a time-out and lingers; a message that it sends at its end as long.
+        self._message_ms = int(2 * (times.timeout_max_s + times.linger_s) * 1000)
+        self._slices = self._walk()
+        self._leaving: list[Batch] = []
+        self._question: Confirm | None = None
+        self._asked = Batch(0, [], [])
+        self._same: list[bool] = []
+        self._unheard: set[bytes] = set()
+        self._reaping: set[bytes] = set()
+
+    @property
+    def is_busy(self) -> bool:
+        """True while owners are told to let go."""
+        return bool(self._reaping)
+
+    def on_tick(self, now_ms: int, wall_ms: int, unreachable: frozenset[bytes]) -> list[Effect]:
+        """Look at a few keys, go on with one batch. `now_ms` only rises, `wall_ms` is people's."""
+        effects = self._look(wall_ms)
+        for batch in self._leaving:
+            if batch.due_ms is None:
+                batch.due_ms = now_ms + self._message_ms
+        if not unreachable.isdisjoint(self._members):
+            self._leaving.clear()
+            self._question = None
+        elif self._question is None and not self._reaping:
+            effects += self._ask(now_ms)
+        return effects
+
+    def on_confirmed(self, node: bytes, question: Confirm, answer: Confirmed) -> list[Effect]:
+        """A member said what it holds."""
+        if question is not self._question:
+            return []
+        self._unheard.discard(node)
+        self._same = [a and b for a, b in zip(self._same, answer.same, strict=True)]
+        if self._unheard:
+            return []
+        self._question = None
+        agreed = self._agreed()
+        if self._asked.is_confirmed:
+            return self._reap(agreed)
+        if agreed.keys:
+            self._leaving.append(agreed)
+        return []
+
+    def on_refused(self, question: Confirm) -> None:
+        """A member did not say: nothing is known of these keys for now."""
+        if question is self._question:
+            self._question = None
+
+    def on_reaped(self, node: bytes) -> None:
+        """An owner has let go, or did not answer; what it kept it will give back."""
+        self._reaping.discard(node)
+
+    # ---- looking
+
+    def _walk(self) -> Iterator[tuple[int, list[bytes]]]:
+        """The keys of the owned partitions, slice by slice, and an empty one after each round."""
+        while True:
+            for partition in sorted(self._replica.owned):
+                keys = list(self._replica.maps[partition])
+                for at in range(0, len(keys), KEYS_A_SLICE):
+                    yield partition, keys[at : at + KEYS_A_SLICE]
+            yield 0, []
+
+    def _look(self, wall_ms: int) -> list[Effect]:
+        """Purge what is due; remember what may leave, if this node is the one to ask."""
+        effects: list[Effect] = []
+        looked = effort = 0
+        while looked < KEYS_A_TICK and effort < EFFORT_A_TICK:
+            partition, keys = next(self._slices)
+            if not keys:
+                break
+            looked += len(keys)
+            effort = self._look_at(partition, keys, wall_ms, effort, effects)
+        return effects
+
+    def _look_at(
+        self, partition: int, keys: list[bytes], wall_ms: int, effort: int, effects: list[Effect]
+    ) -> int:
+        of = self._replica.maps[partition]
+        leads = self._ring.owners(partition)[0] == self._replica.node
+        purged: dict[bytes, bytes] = {}
+        found = Batch(partition, [], [])
+        for key in keys:
+            state = of.get(key)
+            if state is None or is_alive(state) or effort >= EFFORT_A_TICK:
+                continue
+            effort += EFFORT_A_KEY + len(state)
+            less = hide_expired(state, wall_ms - self._purge_ms)
+            if less != state:
+                purged[key] = less
+            elif leads and self._may_leave(state, wall_ms):
+                found.keys.append(key)
+                found.digests.append(digest(state))
+        if purged:
+            effects += purge(self._replica, partition, purged)
+        if found.keys and len(self._leaving) < BATCHES and not self._knows(found):
+            self._leaving.append(found)
+        return effort
+
+    def _may_leave(self, state: bytes, wall_ms: int) -> bool:
+        held, limit_ms = decode(state), wall_ms - self._grace_ms
+        if since_ms := dead_since_ms(held):
+            return since_ms <= limit_ms
+        return bool(idle_writers(held)) and last_change_ms(held) <= limit_ms
+
+    def _knows(self, batch: Batch) -> bool:
+        """True if keys of that slice are on their way already."""
+        asked = [self._asked] if self._question is not None else []
+        same = [one for one in self._leaving + asked if one.partition == batch.partition]
+        return any(not set(one.keys).isdisjoint(batch.keys) for one in same)
+
+    # ---- asking
+
+    def _ask(self, now_ms: int) -> list[Effect]:
+        """Ask every member about the first batch that is due."""
+        due = [i for i, one in enumerate(self._leaving) if (one.due_ms or 0) <= now_ms]
+        if not due:
+            return []
+        batch = self._leaving.pop(due[0])
+        partitions = [batch.partition] * len(batch.keys)
+        self._asked, self._same = batch, [True] * len(batch.keys)
+        self._question = Confirm(batch.keys, partitions, batch.digests)
+        self._unheard = set(self._members)
+        return [Send(node, self._question) for node in self._members]
+
+    def _agreed(self) -> Batch:
+        """What all members said yes to, to be asked about again when old messages are gone."""
+        rows = zip(self._asked.keys, self._asked.digests, self._same, strict=True)
+        kept = [(key, known) for key, known, is_same in rows if is_same]
+        keys, digests = [key for key, _ in kept], [known for _, known in kept]
+        return Batch(self._asked.partition, keys, digests, None, True)
+
+    def _reap(self, batch: Batch) -> list[Effect]:
+        """Tell the owners to let go of what was so twice, and is so still."""
+        of = self._replica.maps[batch.partition]
+        keys: list[bytes] = []
+        digests: list[bytes] = []
+        writers: list[bytes | None] = []
+        for key, known in zip(batch.keys, batch.digests, strict=True):
+            held = decode(of[key]) if key in of else None
+            if held is not None:
+                keys.append(key)
+                digests.append(known)
+                writers.append(None if dead_since_ms(held) else b"".join(idle_writers(held)))
+        if not keys:
+            return []
+        owners = self._ring.owners(batch.partition)
+        self._reaping = set(owners)
+        message = Reap(keys, [batch.partition] * len(keys), digests, writers)
+        return [Send(owner, message) for owner in owners]
