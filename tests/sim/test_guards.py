@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from dynamo_ray.core import get, hints, lives, mint, node, put, replica, requests
+from dynamo_ray.core import forget, get, hints, lives, mint, node, put, reap, replica, requests
 from dynamo_ray.core import merge as merging
 from dynamo_ray.core.attempts import Attempts
-from dynamo_ray.core.messages import Code, Fetched, Merge, Mint
+from dynamo_ray.core.messages import Code, Confirm, Fetched, Merge, Mint, Reap
 from dynamo_ray.core.plain import Plain
 from dynamo_ray.core.unlogged import Unlogged
 from dynamo_ray.core.unpersisted import Unpersisted
@@ -158,6 +158,37 @@ def one_hangs_one_dies(roles: Roles) -> list[Fault]:
     for name in ("c1", "c2"):
         faults += [point("pause", name, name, "ClientPut", count, 1500) for count in (1, 3, 5)]
     return faults
+
+
+def missed_by_one(roles: Roles) -> list[Fault]:
+    """One owner and its stand-in hear nothing of each other, so a hint waits; all else is well."""
+    link = [
+        Fault("cut", a, at_us=0, for_us=9000 * MS, other=b)
+        for a, b in ((roles[1], roles[3]), (roles[3], roles[1]))
+    ]
+    return [*(down(roles[1], at, 500) for at in (100, 1500, 3000)), *link]
+
+
+def one_is_out_of_reach(roles: Roles) -> list[Fault]:
+    """No coordinator reaches one of the owners, and every node does: it stays behind."""
+    return [
+        Fault("cut", a, at_us=1200 * MS, for_us=9000 * MS, other=b)
+        for name in ("c1", "c2")
+        for a, b in ((roles[1], name), (name, roles[1]))
+    ]
+
+
+def many_wrote_and_one_is_out_of_reach(roles: Roles) -> list[Fault]:
+    return [down(roles[0], 300, 400), *one_is_out_of_reach(roles)]
+
+
+def stand_in_goes_too(roles: Roles) -> list[Fault]:
+    """As above, and then the stand-in is away with its hint."""
+    return [*missed_by_one(roles)[:3], down(roles[3], 620, 2500), down(roles[3], 3520, 2500)]
+
+
+def power_after_confirming(roles: Roles) -> list[Fault]:
+    return [point("power", roles[1], roles[1], "Confirm", 2, 100)]
 
 
 # ---- how each guard is removed
@@ -330,9 +361,88 @@ def expired_dropped(patch: Patch) -> None:
     patch.setattr(requests, "hide_expired", drop)
 
 
+def _holding(always: Callable[[replica.Replica, int], bool]) -> Callable[[Patch], None]:
+    """A node that says yes where `always` says so, whatever it holds."""
+
+    def remove(patch: Patch) -> None:
+        def holds(self: replica.Replica, key: bytes, partition: int, known: bytes) -> bool:
+            return always(self, partition) or whole(self, key, partition, known)
+
+        def confirm(self: replica.Replica, to: object, message: Confirm) -> object:
+            with pytest.MonkeyPatch.context() as inside:
+                inside.setattr(forget, "_holds", holds)
+                return confirmed(self, to, message)
+
+        whole, confirmed = forget._holds, forget.confirm
+        patch.setattr(node, "confirm", confirm)
+
+    return remove
+
+
+owners_not_asked = _holding(lambda self, partition: partition in self.owned)
+others_not_asked = _holding(lambda self, partition: partition not in self.owned)
+
+
+def reaped_whatever_it_is_now(patch: Patch) -> None:
+    def reap(self: replica.Replica, to: object, message: Reap) -> object:
+        with pytest.MonkeyPatch.context() as inside:
+            inside.setattr(forget, "_holds", lambda self, key, p, known: key in self.maps[p])
+            return whole(self, to, message)
+
+    whole = forget.reap
+    patch.setattr(node, "reap", reap)
+
+
+def the_absent_not_asked(patch: Patch) -> None:
+    def on_tick(
+        self: reap.Reaper, now_ms: int, wall_ms: int, unreachable: frozenset[bytes]
+    ) -> object:
+        everybody = self._members
+        self._members = [member for member in everybody if member not in unreachable]
+        effects = whole(self, now_ms, wall_ms, frozenset())
+        self._members = everybody
+        return effects
+
+    whole = reap.Reaper.on_tick
+    patch.setattr(reap.Reaper, "on_tick", on_tick)
+
+
+def asked_once(patch: Patch) -> None:
+    def agreed(self: reap.Reaper) -> reap.Batch:
+        self._asked.is_confirmed = True
+        return whole(self)
+
+    whole = reap.Reaper._agreed
+    patch.setattr(reap.Reaper, "_agreed", agreed)
+
+
+def confirmed_before_the_fsync(patch: Patch) -> None:
+    def confirm(self: replica.Replica, to: object, message: Confirm) -> object:
+        (reply,) = whole(self, to, message)
+        return [replace(reply, durable=False)]
+
+    whole = forget.confirm
+    patch.setattr(node, "confirm", confirm)
+
+
 SYNCED = replace(ONE_COPY, durability="synced", sync_us=20 * MS)
 MIXED = replace(THREE, context_share=0.5, repeats=2)
 STRICT = replace(THREE, strict_share=1.0, r=2, w=2)
+
+REAPING = replace(
+    THREE,
+    clients=2,
+    think_us=500 * MS,
+    timeout_ms=300,
+    timeout_max_s=0.3,
+    linger_s=0.1,
+    grace_s=0.05,
+    delete_share=0.6,
+    context_share=0.2,
+)
+# The hot key goes on living, and its clock forgets.
+PRUNING = replace(REAPING, delete_share=0.0)
+SLOW = Weather(slow_share=0.2, slow_us=290 * MS, notice_us=1 * MS)
 
 GUARDS = (
     Guard(
@@ -496,6 +606,54 @@ GUARDS = (
         ("copies_equal",),
     ),
     Guard(
+        "12",
+        "all owners hold exactly it",
+        owners_not_asked,
+        replace(REAPING, strict_share=1.0),
+        one_is_out_of_reach,
+        ("no_breach", "nothing_revived"),
+    ),
+    Guard(
+        "12",
+        "nobody else holds the key",
+        others_not_asked,
+        REAPING,
+        missed_by_one,
+        ("no_breach", "nothing_revived"),
+    ),
+    Guard(
+        "12",
+        "nothing is reaped while one is away",
+        the_absent_not_asked,
+        REAPING,
+        stand_in_goes_too,
+        ("no_breach", "nothing_revived"),
+    ),
+    Guard(
+        "12",
+        "a reap is conditional",
+        reaped_whatever_it_is_now,
+        replace(REAPING, operations=20, weather=replace(SLOW, slow_share=0.5)),
+        nothing,
+        ("no_breach", "nothing_lost"),
+    ),
+    Guard(
+        "12",
+        "nothing older is under way",
+        asked_once,
+        replace(REAPING, weather=SLOW),
+        nothing,
+        ("no_breach", "nothing_revived", "copies_equal"),
+    ),
+    Guard(
+        "12",
+        "what is confirmed is fsynced",
+        confirmed_before_the_fsync,
+        replace(REAPING, sync_s=9.0, think_us=1200 * MS, operations=5),
+        power_after_confirming,
+        ("no_breach", "nothing_revived"),
+    ),
+    Guard(
         "13",
         "an expired value is hidden",
         expired_shown,
@@ -510,6 +668,14 @@ GUARDS = (
         replace(THREE, ttl_share=0.9),
         nothing,
         ("siblings_sound",),
+    ),
+    Guard(
+        "14",
+        "a clock forgets only what nobody holds",
+        owners_not_asked,
+        replace(PRUNING, strict_share=1.0),
+        many_wrote_and_one_is_out_of_reach,
+        ("no_breach", "nothing_revived"),
     ),
 )
 
@@ -553,7 +719,9 @@ def test_every_checker_of_a_rule_is_used() -> None:
         "9",
         "10",
         "11",
+        "12",
         "13",
+        "14",
     }
 
 
