@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dynamo_ray.core.hints import owners_in
 from dynamo_ray.core.merge import replaced
 from dynamo_ray.core.messages import Confirm, Confirmed, Effect, Merged, Reap, Reply
 from dynamo_ray.core.remains import without_writers, writers_in
@@ -23,8 +24,11 @@ def purge(replica: Replica, partition: int, purged: Mapping[bytes, bytes]) -> li
     changes = Changes()
     of = replica.maps[partition]
     for key, state in purged.items():
-        changes.add(partition, key, of[key], state, replica.hints.of(key))
+        kept_for = replica.hints.of(key)
+        changes.add(partition, key, of[key], state, kept_for)
         of[key] = state
+        for owner in owners_in(kept_for):
+            replica.hints.add(owner, key, partition, len(state))
     return [replica.record(changes)]
 
 

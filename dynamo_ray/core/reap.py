@@ -118,10 +118,10 @@ class Reaper:
     # ---- looking
 
     def _walk(self) -> Iterator[tuple[int, list[bytes]]]:
-        """The keys of the owned partitions, slice by slice, and an empty one after each round."""
+        """All keys, slice by slice, and an empty slice after each round."""
         while True:
-            for partition in sorted(self._replica.owned):
-                keys = list(self._replica.maps[partition])
+            for partition, of in enumerate(self._replica.maps):
+                keys = list(of)
                 for at in range(0, len(keys), KEYS_A_SLICE):
                     yield partition, keys[at : at + KEYS_A_SLICE]
             yield 0, []

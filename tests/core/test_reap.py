@@ -220,6 +220,16 @@ def test_an_expired_value_is_purged_an_hour_later_and_its_digest_stays() -> None
     assert digest(less) == digest(held)
 
 
+def test_a_stand_ins_copy_is_purged_too_and_takes_less_of_its_room() -> None:
+    held = state(version(dot("a", 1), b"v" * 100)._replace(expiry_ms=5_000))
+    at = node(D, k=held)
+    at.replica.load_hints({b"k": B})
+    _, record = at.on_tick(0, 5_000 + HOUR_MS, NOBODY)
+    assert record.hints == [B] and len(record.states[0]) < len(held)
+    limit = SETTINGS.limits.hint_bytes - len(record.states[0])
+    assert at.replica.hints.has_room(limit) and not at.replica.hints.has_room(limit + 1)
+
+
 def test_an_expired_value_is_reaped_like_a_tombstone() -> None:
     held = state(version(dot("a", 1), b"v")._replace(expiry_ms=5_000))
     at = node(k=held)
