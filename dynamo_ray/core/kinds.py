@@ -3,7 +3,7 @@
     VIEW    [rows]              the asker's view, or nothing       -> VIEWED [rows, charter JSON]
     STATUS  []                                                     -> STATUSED [JSON]
     WHERE   [key]                                                  -> LOCATED [JSON]
-    SCAN    [partition, after]  a storage node's keys after a key  -> SCANNED [keys, page size]
+    SCAN    [partition, after]  a storage node's keys after a key  -> SCANNED [keys, size, complete]
     COPY    [partition, after]  the same with states               -> COPIED [keys, states, size,
                                                                               complete]
 

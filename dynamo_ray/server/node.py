@@ -102,9 +102,10 @@ class NodeServer(Member):
             reply_to(connection, call, Refused.KIND, to_fields(refused))
             return
         held = maps[partition]
+        complete = partition not in self.node.replica.doubted
         if kind == SCAN:
             page = sorted(key for key in held if key > after)[:SCAN_KEYS]
-            connection.reply(call, SCANNED, (page, SCAN_KEYS))
+            reply_to(connection, call, SCANNED, (page, SCAN_KEYS, complete))
         else:
             page = sorted(key for key in held if key > after)[:COPY_KEYS]
             if self.node.replica.queue.shown_at(page):
@@ -115,7 +116,6 @@ class NodeServer(Member):
             # A page that was cut says so: it is as long as a page is, and more follows.
             size = COPY_KEYS if fits == len(page) else fits
             states = [held[key] for key in page[:fits]]
-            complete = partition not in self.node.replica.doubted
             reply_to(connection, call, COPIED, (page[:fits], states, size, complete))
 
     def take_in(self, keys: list[bytes], partition: int, states: list[bytes]) -> None:
