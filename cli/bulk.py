@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TextIO
@@ -18,15 +19,13 @@ from .options import TTL_MAX_S, Json, Quorum, Target, command
 from .reach import Connection, connected
 
 if TYPE_CHECKING:
-    from dynamo_ray.client import AsyncClient
-    from dynamo_ray.found import Found
+    from dynamo_ray.core import sweep
+    from dynamo_ray.resolvers import Sibling
 
     from .pour import Tally
     from .sources import Bounds, Source
 
 LISTED = 20
-GET_KEYS = 32
-GET_S = 10.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -195,26 +194,6 @@ def _report(tally: Tally, seconds: float, dry_run: bool, as_json: bool) -> None:
     raise SystemExit(Exit.FAILED)
 
 
-async def scan_keys(connection: Connection) -> AsyncIterator[list[tuple[bytes, Found]]]:
-    """Pages of keys with what they hold; each key once."""
-    from dynamo_ray.survey import scan
-
-    async for keys in scan(connection.client, connection.credentials):
-        for at in range(0, len(keys), GET_KEYS):
-            yield await _found(connection.client, keys[at : at + GET_KEYS])
-
-
-async def _found(client: AsyncClient, keys: list[bytes]) -> list[tuple[bytes, Found]]:
-    """What the keys hold. Raises the first error where there are any."""
-    from dynamo_ray.errors import BatchError
-
-    try:
-        found = await client.get_many(keys, timeout_s=GET_S)
-    except BatchError as error:
-        raise next(iter(error.failures.values())) from error
-    return [(key, found[key]) for key in keys]
-
-
 class Sink(Protocol):
     """Where a dump goes."""
 
@@ -265,8 +244,8 @@ async def dump(
 ) -> None:
     """Write every key and value to a file; `load` takes it back.
 
-    Concurrent values are rows of their own. Expiry is not part of a dump. Keys that change while it
-    runs are in it with one of their values: it is no snapshot.
+    Concurrent values are rows of their own. Expiry is not part of a dump. It holds what was written
+    before it began; keys that change meanwhile are in it with an old or a new value.
     """
     path = None if file == "-" else Path(file)
     if path is not None and path.exists() and not overwrite:
@@ -303,31 +282,47 @@ async def _dump_to(path: Path | None, connection: Connection) -> dict[str, int]:
 
 
 async def _fill(sink: Sink, connection: Connection) -> dict[str, int]:
+    from dynamo_ray.sweep import reading
+
     counts = {"keys": 0, "values": 0, "bytes": 0}
-    progress = render.Progress("dumping", 0)
+    progress = render.Progress("dumping", 1)
     try:
-        async for page in scan_keys(connection):
-            rows = [row for key, found in page for row in _rows_of(key, found)]
-            sink.write(rows)
-            counts["keys"] += sum(found.found for _, found in page)
-            counts["values"] += len(rows)
-            counts["bytes"] += sum(len(row["value"]) for row in rows)
-            progress.at(0, f"{counts['keys']:,} keys, {render.size(counts['bytes'])}")
+        async with reading(connection.client.session, connection.credentials) as reader:
+            partitions = reader.charter.settings.partitions
+            for partition in range(partitions):
+                async for page in reader.states(partition):
+                    sink.write(_counted(page, counts))
+                text = f"{counts['keys']:,} keys, {render.size(counts['bytes'])}"
+                progress.at((partition + 1) / partitions, text)
     finally:
         progress.end()
         sink.close()
     return counts
 
 
-def _rows_of(key: bytes, found: Found) -> list[dict[str, Any]]:
-    distinct = list({sibling.value: sibling for sibling in found.siblings}.values())
+def _counted(page: sweep.Rows, counts: dict[str, int]) -> list[dict[str, Any]]:
+    """The values that a page of states shows now, a row each."""
+    from dynamo_ray.found import shown_at
+
+    now_ms = time.time_ns() // 1_000_000
+    rows = []
+    for key, state in zip(page.keys, page.states, strict=True):
+        siblings = shown_at(state, now_ms)
+        rows += _rows_of(key, siblings)
+        counts["keys"] += bool(siblings)
+        counts["bytes"] += sum(len(one.value) for one in siblings)
+    counts["values"] += len(rows)
+    return rows
+
+
+def _rows_of(key: bytes, siblings: Sequence[Sibling]) -> list[dict[str, Any]]:
     return [
         {
             "key": key,
             "value": sibling.value,
             "sibling": position,
-            "siblings": len(distinct),
+            "siblings": len(siblings),
             "wall_ms": sibling.wall_ms,
         }
-        for position, sibling in enumerate(distinct)
+        for position, sibling in enumerate(siblings)
     ]

@@ -28,8 +28,8 @@ from dynamo_ray.errors import (
 )
 from dynamo_ray.founding import Founded, Said, agreed, check_host, found, undo
 from dynamo_ray.survey import Status
-from dynamo_ray.survey import scan as scan_keys
 from dynamo_ray.survey import status as survey_status
+from dynamo_ray.sweep import scan as scan_keys
 
 CHARTER_FILE = "CLUSTER.json"
 
@@ -60,7 +60,7 @@ class Cluster:
         return status(self.addresses, self.token)
 
     def scan(self) -> Iterator[list[bytes]]:
-        """Pages of all keys, each key once."""
+        """Pages of all keys, deleted ones too, each key once. Raises UnavailableError."""
         return scan(self.addresses, self.token)
 
     def kill_node(self, name: str) -> int:
@@ -183,14 +183,18 @@ def status(addresses: Sequence[str], token: str) -> Status:
 
 
 def scan(addresses: Sequence[str], token: str) -> Iterator[list[bytes]]:
-    """Pages of all keys of the cluster at these addresses; needs no Ray."""
+    """Pages of all keys of the cluster at these addresses; needs no Ray.
+
+    Every key that was acknowledged before it began is there; raises UnavailableError where W or
+    more of the nodes do not answer, as one may be missing then.
+    """
     way = Way(address=",".join(addresses), token=token)
     # A thread of its own, as the caller may run a loop; the Runner ends what is left in it.
     with ThreadPoolExecutor(1) as beside:
         runner = beside.submit(asyncio.Runner).result()
         try:
             client = beside.submit(runner.run, open_async(way)).result()
-            pages = scan_keys(client, credentials_of(token))
+            pages = scan_keys(client.session, credentials_of(token))
             try:
                 while (page := beside.submit(runner.run, _next(pages)).result()) is not None:
                     yield page

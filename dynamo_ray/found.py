@@ -7,12 +7,16 @@ from typing import NamedTuple
 
 from dynamo_ray.core.version import (
     EMPTY_CLOCK,
+    EXPIRY_AT,
     KIND_AT,
     PAYLOAD_AT,
+    WALL_AT,
     Kind,
     clock_of,
     decode,
+    hide_expired,
     is_simple,
+    never_expires,
 )
 from dynamo_ray.errors import ConflictError
 from dynamo_ray.resolvers import Resolver, Sibling
@@ -95,6 +99,19 @@ class Found:
         values = self.values
         what = f"{len(values)} values" if len(values) > 1 else _shown(values)
         return f"Found({what}{', degraded' if self.degraded else ''})"
+
+
+def shown_at(state: bytes, now_ms: int) -> tuple[Sibling, ...]:
+    """The distinct values that a key's whole state shows at wall time `now_ms`, in canonical order.
+
+    Of equal values the one of the greatest dot stands for all.
+    """
+    if is_simple(state) and never_expires(state):
+        wall_ms = int.from_bytes(state[WALL_AT:EXPIRY_AT], "big")
+        is_value = state[KIND_AT] == Kind.VALUE
+        return (Sibling(state[PAYLOAD_AT:], wall_ms),) if is_value else ()
+    siblings = Found(hide_expired(state, now_ms), b"", degraded=False).siblings
+    return tuple({sibling.value: sibling for sibling in siblings}.values())
 
 
 def _shown(values: Sequence[bytes]) -> str:

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dynamo_ray.client import AsyncClient
-from dynamo_ray.core.charter import Charter, charter_from
-from dynamo_ray.core.kinds import SCAN, SCANNED, STATUS, STATUSED
+from dynamo_ray.core.charter import charter_from
+from dynamo_ray.core.kinds import STATUS, STATUSED
 from dynamo_ray.core.membership import Fact
-from dynamo_ray.core.ring import Ring
-from dynamo_ray.errors import UnavailableError
 from dynamo_ray.session import Session
 from dynamo_ray.wire.errors import CallError, WireError
 from dynamo_ray.wire.greeting import connect
 from dynamo_ray.wire.keys import Credentials
 from dynamo_ray.wire.options import Options
 
-PAGE_KEYS = 500
 ASK_S = 1.0
 
 
@@ -129,71 +125,3 @@ async def _ask(fact: Fact, credentials: Credentials) -> dict[str, Any] | None:
         return {"state": "silent", "address": f"{fact.host}:{fact.port}"}
     finally:
         connection.close()
-
-
-async def scan(client: AsyncClient, credentials: Credentials) -> AsyncGenerator[list[bytes], None]:
-    """Pages of the cluster's keys, partition by partition, each key once.
-
-    Every node is asked, so a key that only one owner knows, or a stand-in keeps, is found. Raises
-    UnavailableError where too few owners of a partition answer to be sure of all its keys.
-    """
-    session = client.session
-    charter = charter_from(session.charter)
-    ring = charter.ring()
-    connections = await _connect_all(session, credentials)
-    try:
-        for partition in range(ring.partitions):
-            keys = await _keys_of(partition, charter, ring, connections)
-            for at in range(0, len(keys), PAGE_KEYS):
-                yield keys[at : at + PAGE_KEYS]
-    finally:
-        for connection in connections.values():
-            connection.close()
-
-
-async def _connect_all(session: Session, credentials: Credentials) -> dict[bytes, Any]:
-    connections: dict[bytes, Any] = {}
-    for node, fact in session.view.nodes().items():
-        try:
-            connections[node] = await connect(fact.host, fact.port, credentials)
-        except WireError:
-            continue
-    return connections
-
-
-async def _keys_of(
-    partition: int, charter: Charter, ring: Ring, connections: dict[bytes, Any]
-) -> list[bytes]:
-    """All keys of a partition: what its owners hold, and what others keep for them.
-
-    A write that was acknowledged by owners is at W of them, so N - W + 1 answers of owners cannot
-    all have missed it; with fewer nothing is said rather than a part.
-    """
-    keys: set[bytes] = set()
-    settings, answered = charter.settings, 0
-    for place, node in enumerate(ring.preference(partition)):
-        if await _has_told(connections.get(node), partition, keys):
-            answered += place < settings.n
-    needed = settings.n - settings.w + 1
-    if answered < needed:
-        text = f"{answered} owners of partition {partition} answer and {needed} are needed"
-        raise UnavailableError(needed, answered, text)
-    return sorted(keys)
-
-
-async def _has_told(connection: Any, partition: int, keys: set[bytes]) -> bool:
-    """Add a node's keys of a partition, page by page; True if it gave all of them."""
-    after = b""
-    while connection is not None:
-        try:
-            kind, fields = await connection.request(SCAN, (partition, after), 5.0)
-        except CallError:
-            return False
-        if kind != SCANNED:
-            return False
-        page, size = fields
-        keys.update(page)
-        if len(page) < size:
-            return True
-        after = page[-1]
-    return False

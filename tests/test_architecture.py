@@ -50,8 +50,18 @@ LAYERS: dict[str, set[str]] = {
     "client": CLIENT,
     "blocking": {"client"} | CLIENT,
     "survey": {"client"} | CLIENT,
+    "sweep": {"session", "wire"} | BASE,
     "connecting": {"client", "blocking", "actors", "server", "config"} | CLIENT,
-    "cluster": {"client", "blocking", "connecting", "survey", "actors", "server", "storage"}
+    "cluster": {
+        "client",
+        "blocking",
+        "connecting",
+        "survey",
+        "sweep",
+        "actors",
+        "server",
+        "storage",
+    }
     | {"config", "founding", "wire", "found", "resolvers"}
     | BASE,
     "launching": {"cluster", "actors", "config"} | BASE,
@@ -66,6 +76,7 @@ LAYERS: dict[str, set[str]] = {
         "connecting",
         "cluster",
         "survey",
+        "sweep",
         "config",
         "founding",
     }

@@ -3,8 +3,12 @@
     VIEW    [rows]              the asker's view, or nothing       -> VIEWED [rows, charter JSON]
     STATUS  []                                                     -> STATUSED [JSON]
     WHERE   [key]                                                  -> LOCATED [JSON]
-    SCAN    [partition, after]  a storage node's keys after a key  -> SCANNED [keys, page size]
-    COPY    [partition, after]  the same with states, to peers     -> COPIED [keys, states, size]
+    SCAN    [partition, after]  a storage node's keys after a key  -> SCANNED [keys, size, complete]
+    COPY    [partition, after]  the same with states               -> COPIED [keys, states, size,
+                                                                              complete]
+
+A page shorter than its size is the last one. `complete` is false if the node cannot prove that it
+still has all that it acknowledged of the partition (DESIGN rule 9).
 
 The kinds of the data path are in messages.py; kind 0 is the wire's own.
 """

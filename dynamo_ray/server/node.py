@@ -78,7 +78,7 @@ class NodeServer(Member):
     # ---- requests
 
     def on_message(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
-        """A peer's request, a client's scan, or something that a client may not ask."""
+        """A peer's request, a page of a partition, or something that a client may not ask."""
         if kind in (SCAN, COPY):
             self._list(connection, call, kind, fields)
             return
@@ -104,7 +104,7 @@ class NodeServer(Member):
         return None
 
     def _list(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
-        """A page of a partition's keys; to a peer also their states."""
+        """A page of a partition's keys, or of keys and states."""
         partition, after = fields if len(fields) == 2 else (None, None)
         maps = self.node.replica.maps
         if type(partition) is not int or not 0 <= partition < len(maps) or type(after) is not bytes:
@@ -112,10 +112,11 @@ class NodeServer(Member):
             reply_to(connection, call, Refused.KIND, to_fields(refused))
             return
         held = maps[partition]
+        complete = partition not in self.node.replica.doubted
         if kind == SCAN:
             page = sorted(key for key in held if key > after)[:SCAN_KEYS]
-            connection.reply(call, SCANNED, (page, SCAN_KEYS))
-        elif connection.role == PEER:
+            reply_to(connection, call, SCANNED, (page, SCAN_KEYS, complete))
+        else:
             page = sorted(key for key in held if key > after)[:COPY_KEYS]
             if self.node.replica.queue.shown_at(page):
                 # What is not in the log yet may still be undone (rule 1): ask again.
@@ -125,10 +126,7 @@ class NodeServer(Member):
             # A page that was cut says so: it is as long as a page is, and more follows.
             size = COPY_KEYS if fits == len(page) else fits
             states = [held[key] for key in page[:fits]]
-            connection.reply(call, COPIED, (page[:fits], states, size))
-        else:
-            refused = Refused(Code.FORBIDDEN, "states are for peers; a client gets its keys")
-            reply_to(connection, call, Refused.KIND, to_fields(refused))
+            reply_to(connection, call, COPIED, (page[:fits], states, size, complete))
 
     def take_in(self, keys: list[bytes], partition: int, states: list[bytes]) -> None:
         """Merge what another owner holds of a partition, as if it had been sent here."""

@@ -23,7 +23,7 @@ from dynamo_ray.core.settings import Settings
 from dynamo_ray.server.coordinator import CoordinatorServer, open_coordinator
 from dynamo_ray.server.node import NodeServer, open_node
 from dynamo_ray.session import Session
-from dynamo_ray.wire.keys import client_credentials, client_token
+from dynamo_ray.wire.keys import Credentials, client_credentials, client_token
 
 HOST = "127.0.0.1"
 
@@ -54,6 +54,10 @@ class Loopback:
     @property
     def token(self) -> str:
         return client_token(self.secrets[0])
+
+    @property
+    def credentials(self) -> Credentials:
+        return client_credentials(self.token)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

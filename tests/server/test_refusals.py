@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from dynamo_ray.core.encoding import to_fields
-from dynamo_ray.core.kinds import COPY, SCAN, WHERE
+from dynamo_ray.core.kinds import COPIED, COPY, SCAN, WHERE
 from dynamo_ray.core.messages import Code, Fetch, Merge, Mint, Minted, Refused
 from dynamo_ray.core.ring import partition_of
 from dynamo_ray.core.settings import settings_from
 from dynamo_ray.errors import OverloadedError
 from dynamo_ray.server.member import monotonic_ms
+from dynamo_ray.server.node import COPY_KEYS
 from dynamo_ray.wire.frames import pack
 from dynamo_ray.wire.greeting import connect
 from dynamo_ray.wire.keys import Credentials, client_credentials, peer_credentials
@@ -49,7 +50,7 @@ async def refusal(connection: Any, kind: int, fields: Any) -> Code:
     return Code(answer[0])
 
 
-def test_a_client_may_ask_a_node_for_nothing_but_keys(tmp_path: Path) -> None:
+def test_a_client_may_ask_a_node_for_nothing_but_pages_of_a_partition(tmp_path: Path) -> None:
     async def story() -> None:
         async with Loopback(tmp_path, nodes=3, coordinators=1) as cluster:
             owner = cluster.owners_of(KEY)[0]
@@ -60,13 +61,20 @@ def test_a_client_may_ask_a_node_for_nothing_but_keys(tmp_path: Path) -> None:
             for message in (mint, state, Fetch([KEY], mint.partitions)):
                 fields = (monotonic_ms() + 2000, node.ring.epoch, *to_fields(message))
                 assert await refusal(client, message.KIND, fields) == Code.FORBIDDEN
-            assert await refusal(client, COPY, (mint.partitions[0], b"")) == Code.FORBIDDEN
             assert cluster.states_of(KEY)[owner] is None
 
             peer = await caller(cluster, owner, peer_of(cluster))
             fields = (monotonic_ms() + 2000, node.ring.epoch, *to_fields(mint))
             assert (await peer.request(Mint.KIND, fields, 2.0))[0] == Minted.KIND
-            assert cluster.states_of(KEY)[owner] is not None
+            state = cluster.states_of(KEY)[owner]
+            assert state is not None
+            page = await client.request(COPY, (mint.partitions[0], b""), 2.0)
+            assert page == (COPIED, [[KEY], [state], COPY_KEYS, True])
+            for name in set(cluster.nodes) - {owner}:
+                await cluster.kill_node(name)  # or it would soon be compared, and sure again
+            node.node.replica.doubted |= {mint.partitions[0]}
+            page = await client.request(COPY, (mint.partitions[0], b""), 2.0)
+            assert page == (COPIED, [[KEY], [state], COPY_KEYS, False])
             client.close()
             peer.close()
 

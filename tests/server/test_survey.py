@@ -12,7 +12,8 @@ import pytest
 from dynamo_ray import cluster as clusters
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.errors import AuthenticationError, ClusterNotFoundError, UnavailableError
-from dynamo_ray.survey import scan, status
+from dynamo_ray.survey import status
+from dynamo_ray.sweep import scan
 from dynamo_ray.wire.keys import client_credentials, client_token
 from tests.server.loopback import Loopback, Threaded, run, until
 
@@ -89,18 +90,20 @@ def test_scan_finds_every_key_once(tmp_path: Path) -> None:
                 cluster.wake(name)
             assert cluster.states_of(b"only")[only] is not None
             credentials = client_credentials(cluster.token)
-            pages = [page async for page in scan(client, credentials)]
+            pages = [page async for page in scan(client.session, credentials)]
             keys = [key for page in pages for key in page]
             assert len(keys) == len(set(keys)) and set(keys) == wanted | {b"only"}
 
             await cluster.settled()
             await cluster.kill_node("n1")
-            keys = [key async for page in scan(client, credentials) for key in page]
+            keys = [key async for page in scan(client.session, credentials) for key in page]
             assert set(keys) == wanted | {b"only"}, "two owners of everything are left"
             for name in ("n2", "n3", "n4", "n5"):
                 await cluster.kill_node(name)
-            with pytest.raises(UnavailableError, match="0 owners of partition"):
-                [page async for page in scan(client, credentials)]
+            with pytest.raises(
+                UnavailableError, match="0 of 5 nodes gave all they hold of partition"
+            ):
+                [page async for page in scan(client.session, credentials)]
 
     run(story())
 
@@ -115,7 +118,7 @@ def test_scan_pages_through_a_large_partition(
             client = await cluster.connect()
             wanted = {os.urandom(1 + i % 40) for i in range(3000)}
             await client.put_many(dict.fromkeys(wanted, b"x"), w=3)
-            pages = [page async for page in scan(client, client_credentials(cluster.token))]
+            pages = [page async for page in scan(client.session, client_credentials(cluster.token))]
             assert {key for page in pages for key in page} == wanted
 
     run(story(), 30)
@@ -181,13 +184,12 @@ def test_a_scan_finds_what_stand_ins_keep_and_says_nothing_rather_than_a_part(
             first, second, _ = cluster.owners_of(b"k")
             await cluster.kill_node(first)
             await client.put("k", b"v")
-            found = [
-                k async for page in scan(client, client_credentials(cluster.token)) for k in page
-            ]
-            assert found == [b"k"]
+            credentials = client_credentials(cluster.token)
+            pages = [page async for page in scan(client.session, credentials)]
+            assert pages == [[b"k"]]
             await cluster.kill_node(second)
-            with pytest.raises(UnavailableError, match=r"1 owners of partition .* 2 are needed"):
-                async for _ in scan(client, client_credentials(cluster.token)):
+            with pytest.raises(UnavailableError, match=r"3 of 5 nodes .* fewer than 4"):
+                async for _ in scan(client.session, client_credentials(cluster.token)):
                     pass
 
     run(story())

@@ -1,0 +1,177 @@
+"""Reading a whole cluster partition by partition, from all its nodes at once (core/sweep.py).
+
+`Reader.states` gives keys with their whole states, `Reader.keys` the keys alone. Each partition is
+read in pages over connections of their own, so memory is bounded by a page of each node. What is
+promised is exact: see `Reader`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any
+
+from dynamo_ray.core.charter import charter_from
+from dynamo_ray.core.kinds import COPIED, COPY, SCAN, SCANNED
+from dynamo_ray.core.messages import Code, Refused
+from dynamo_ray.core.sweep import Ask, Effect, Page, Rows, Sweep, Swept
+from dynamo_ray.errors import UnavailableError
+from dynamo_ray.session import Session
+from dynamo_ray.wire.connections import Connection
+from dynamo_ray.wire.errors import CallError, WireError
+from dynamo_ray.wire.greeting import connect
+from dynamo_ray.wire.keys import Credentials
+
+PAGE_S = 5.0
+BUSY_WAIT_S = 0.01
+BUSY_WAITS = 200
+AGAIN_S = 5.0
+
+
+class Reader:
+    """Connections to all nodes of a cluster that can be reached.
+
+    A partition that was read to its end held every write that was acknowledged before it was begun
+    by more nodes than did not answer completely (a stand-in and the owner it stands in for count as
+    one). A write is acknowledged at W nodes, so where W or more did not, UnavailableError is
+    raised: something may be missing. Writes made meanwhile may or may not be there, and there is
+    no snapshot across keys; but each state is a merge of what nodes held, never half of a write.
+    """
+
+    def __init__(self, session: Session, credentials: Credentials) -> None:
+        self.charter = charter_from(session.charter)
+        self.missing: set[bytes] = set()
+        """The nodes that did not answer completely for every partition that was read."""
+        self._ring = self.charter.ring()
+        self._session = session
+        self._credentials = credentials
+        self._connections: dict[bytes, Connection] = {}
+        self._not_before: dict[bytes, float] = {}
+
+    async def states(self, partition: int) -> AsyncGenerator[Rows, None]:
+        """All keys of a partition with their states. Raises UnavailableError."""
+        async for rows in self._read(COPY, partition):
+            yield rows
+
+    async def keys(self, partition: int) -> AsyncGenerator[Sequence[bytes], None]:
+        """All keys of a partition, deleted ones too. Raises UnavailableError."""
+        async for rows in self._read(SCAN, partition):
+            yield rows.keys
+
+    def close(self) -> None:
+        """Hang up."""
+        for connection in self._connections.values():
+            connection.close()
+
+    async def _read(self, kind: int, partition: int) -> AsyncGenerator[Rows, None]:
+        nodes, n = self._ring.preference(partition), self.charter.settings.n
+        await self._reach(nodes)
+        machine = Sweep(nodes[n:], nodes[:n])
+        effects: list[Effect] = machine.start()
+        while True:
+            asks = []
+            for effect in effects:
+                if isinstance(effect, Ask):
+                    asks.append(effect)
+                elif isinstance(effect, Rows):
+                    yield effect
+                else:
+                    self._judge(partition, effect)
+                    return
+            pages = await asyncio.gather(*(self._page(kind, partition, ask) for ask in asks))
+            effects = machine.on_pages(
+                {ask.node: page for ask, page in zip(asks, pages, strict=True)}
+            )
+
+    def _judge(self, partition: int, swept: Swept) -> None:
+        self.missing |= swept.missing
+        nodes, w = len(self.charter.members), self.charter.settings.w
+        if len(swept.missing) >= w:
+            told, needed = nodes - len(swept.missing), nodes - w + 1
+            text = (
+                f"{told} of {nodes} nodes gave all they hold of partition {partition}, and with "
+                f"fewer than {needed} a write that was acknowledged by {w} may be missing"
+            )
+            raise UnavailableError(needed, told, text)
+
+    async def _page(self, kind: int, partition: int, ask: Ask) -> Page | None:
+        """A node's next page; None if it gives none, and then it is not asked again."""
+        for _ in range(BUSY_WAITS):
+            connection = self._connections.get(ask.node)
+            if connection is None:
+                return None
+            try:
+                told, fields = await connection.request(kind, (partition, ask.after), PAGE_S)
+            except CallError:
+                self._hang_up(ask.node)
+                return None
+            if told != Refused.KIND or fields[:1] != [Code.NOT_READY]:
+                return _page_of(told, fields, ask.after)
+            await asyncio.sleep(BUSY_WAIT_S)  # a key of the page is on its way to the log
+        return None
+
+    async def _reach(self, nodes: Sequence[bytes]) -> None:
+        """Connect to those that are not connected; who was not reached is left alone for a while.
+
+        A node that is away for a moment is missing in the partitions of that moment only.
+        """
+        now = asyncio.get_running_loop().time()
+        away = [node for node in nodes if node not in self._connections]
+        due = [node for node in away if self._not_before.get(node, now) <= now]
+        self._not_before |= dict.fromkeys(due, now + AGAIN_S)
+        await asyncio.gather(*(self._connect(node) for node in due))
+
+    async def _connect(self, node: bytes) -> None:
+        fact = self._session.view.nodes().get(node)
+        if fact is None:
+            return
+        try:
+            connection = await connect(fact.host, fact.port, self._credentials)
+        except WireError:
+            return  # it is missing then, and the reader says so
+        other = self._connections.setdefault(node, connection)
+        if other is not connection:
+            connection.close()
+
+    def _hang_up(self, node: bytes) -> None:
+        connection = self._connections.pop(node, None)
+        if connection is not None:
+            connection.close()
+
+
+@asynccontextmanager
+async def reading(session: Session, credentials: Credentials) -> AsyncIterator[Reader]:
+    """A Reader of the cluster that the session knows, for as long as it is needed."""
+    reader = Reader(session, credentials)
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+async def scan(session: Session, credentials: Credentials) -> AsyncGenerator[list[bytes], None]:
+    """Pages of the cluster's keys, partition by partition, each key once; raises as a Reader."""
+    async with reading(session, credentials) as reader:
+        for partition in range(reader.charter.settings.partitions):
+            async for keys in reader.keys(partition):
+                yield list(keys)
+
+
+def _page_of(kind: int, fields: list[Any], after: bytes) -> Page | None:
+    """The page in an answer; None if it is no page, or one that would not lead further."""
+    try:
+        if kind == COPIED:
+            keys, states, size, complete = fields
+        elif kind == SCANNED:
+            keys, size, complete = fields
+            states = [b""] * len(keys)
+        else:
+            return None
+        last = len(keys) < size
+        leads_on = keys[0] > after if keys else last
+    except (TypeError, ValueError):
+        return None
+    fits = len(states) == len(keys) and all(a < b for a, b in pairwise(keys))
+    return Page(keys, states, last, bool(complete)) if fits and leads_on else None
