@@ -4,7 +4,7 @@
     STATUS  []                                                     -> STATUSED [JSON]
     WHERE   [key]                                                  -> LOCATED [JSON]
     SCAN    [partition, after]  a storage node's keys after a key  -> SCANNED [keys, page size]
-    COPY    [partition, after]  the same with states, to peers     -> COPIED [keys, states, size]
+    COPY    [partition, after]  to peers, with states -> COPIED [keys, states, page size, complete]
 
 The kinds of the data path are in messages.py; kind 0 is the wire's own.
 """

@@ -115,7 +115,9 @@ class NodeServer(Member):
             # A page that was cut says so: it is as long as a page is, and more follows.
             size = COPY_KEYS if fits == len(page) else fits
             states = [held[key] for key in page[:fits]]
-            connection.reply(call, COPIED, (page[:fits], states, size))
+            replica = self.node.replica
+            complete = partition in replica.owned and partition not in replica.doubted
+            connection.reply(call, COPIED, (page[:fits], states, size, complete))
         else:
             refused = Refused(Code.FORBIDDEN, "states are for peers; a client gets its keys")
             reply_to(connection, call, Refused.KIND, to_fields(refused))

@@ -79,7 +79,7 @@ async def _is_copied(server: NodeServer, node: bytes, partition: int) -> bool:
             await asyncio.sleep(PAGE_WAIT_S)
             continue
         waits = 0
-        keys, states, size = fields
+        keys, states, size, _ = fields
         if keys:
             server.take_in(keys, partition, states)
         if len(keys) < size:
