@@ -6,6 +6,7 @@ key. Messages say *what*; when they expire, under which ring epoch and with whic
 travel is the envelope's business, and the shells'.
 
 Requests to a storage node: Mint, Merge, Fetch.   Its replies: Minted, Merged, Fetched, Refused.
+From node to node only: Copy, answered Copied.
 Requests of a client: ClientPut, ClientGet.       A coordinator's replies: PutDone, GetDone.
 """
 
@@ -83,6 +84,15 @@ class Fetch:
 
 
 @value
+class Copy:
+    """Send a page of a partition: what is held of the keys after `after`, in their order."""
+
+    KIND: ClassVar[int] = 38
+    partition: int
+    after: bytes
+
+
+@value
 class Minted:
     """Per key the whole state after the mint and the context for the next put.
 
@@ -113,6 +123,20 @@ class Fetched:
     KIND: ClassVar[int] = 22
     states: Sequence[bytes | None]
     complete: bool = True
+
+
+@value
+class Copied:
+    """A page: keys in ascending order and their states. A page of fewer than `size` is the last.
+
+    `complete` as in Fetched: False where the node may hold less than it acknowledged.
+    """
+
+    KIND: ClassVar[int] = 39
+    keys: Sequence[bytes]
+    states: Sequence[bytes]
+    size: int
+    complete: bool
 
 
 @value

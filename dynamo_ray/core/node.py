@@ -15,6 +15,7 @@ from typing import Any
 
 from dynamo_ray.core.messages import (
     Code,
+    Copy,
     Effect,
     Fetch,
     Merge,
@@ -26,6 +27,7 @@ from dynamo_ray.core.messages import (
     Reply,
     Send,
 )
+from dynamo_ray.core.pages import page_of
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.unlogged import Unlogged
@@ -62,6 +64,7 @@ class Node:
     def __init__(self, replica: Replica, settings: Settings) -> None:
         self.replica = replica
         self._level = settings.durability
+        self._batch_bytes = settings.limits.batch_bytes
         self._timeout_max_ms = int((settings.times.timeout_max_s + settings.times.linger_s) * 1000)
         self._waiting: list[Reply] = []
         self._appended = 0
@@ -87,6 +90,8 @@ class Node:
             return self._take(self.replica.on_fetch(to, message))
         if isinstance(message, Merge):
             return self._take(self.replica.on_merge(to, message))
+        if isinstance(message, Copy):
+            return self._take([page_of(self.replica, to, message, self._batch_bytes)])
         return [Answer(to, Refused(Code.BAD_REQUEST, "not a request to a storage node"))]
 
     def on_appended(self, position: int) -> list[Out]:
