@@ -81,6 +81,9 @@ class Journal(Protocol):
     def recover(self) -> Recovered:
         """Read back what is there, as a start does."""
 
+    def proved(self, partitions: frozenset[int]) -> bool:
+        """Note that these partitions were compared; False while the disk takes nothing."""
+
     def begin_snapshot(self) -> NewSnapshot | None:
         """Begin a snapshot, if this kind of log has any and the disk takes it."""
 
@@ -98,7 +101,7 @@ class ListJournal:
         self._durability = durability
         self._durable = 0
         self._last_ms = 0
-        self._lost = False
+        self._doubted: frozenset[int] = frozenset()
         self._chance = chance
 
     def append(self, rows: Sequence[Row]) -> None:
@@ -125,7 +128,14 @@ class ListJournal:
             kept = self._chance.randint(self._durable, len(self.rows))
             del self.rows[kept:]
         proves = ("written", "synced") if not power_loss else ("synced",)
-        self._lost = self._lost or self._durability not in proves
+        if self._durability not in proves:
+            self._doubted = frozenset(range(self._partitions))
+
+    def proved(self, partitions: frozenset[int]) -> bool:
+        """Note that these partitions were compared; False while the disk takes nothing."""
+        if not self.full:
+            self._doubted -= partitions
+        return not self.full
 
     def begin_snapshot(self) -> NewSnapshot | None:
         """The twin has no snapshots."""
@@ -140,8 +150,7 @@ class ListJournal:
         found = Recovered([{} for _ in range(self._partitions)])
         for row in self.rows:
             found.take(row)
-        if self._lost:
-            found.doubted = frozenset(range(self._partitions))
+        found.doubted = self._doubted
         return found
 
 
@@ -202,6 +211,14 @@ class StoreJournal:
             self.disk.lose_power()
         else:
             self.disk.end_process()
+
+    def proved(self, partitions: frozenset[int]) -> bool:
+        """Note that these partitions were compared; False while the disk takes nothing."""
+        try:
+            self._store.proved(partitions)
+        except WriteFailedError:
+            return False
+        return True
 
     def begin_snapshot(self) -> NewSnapshot | None:
         """Begin a snapshot; None if the disk takes none."""

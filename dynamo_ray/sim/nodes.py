@@ -11,19 +11,21 @@ history what it alone can see: every mint, every record, every answer that ran a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from dynamo_ray.core.detector import Detector
 from dynamo_ray.core.merge import replaced
-from dynamo_ray.core.messages import Fetched, Merge, Merged, Mint, Minted, Persist
+from dynamo_ray.core.messages import Copied, Fetched, Merge, Merged, Mint, Minted, Persist
 from dynamo_ray.core.node import Answer, Node, Out, ToPeer
 from dynamo_ray.core.replica import Replica
-from dynamo_ray.core.ring import Ring
+from dynamo_ray.core.ring import Ring, partition_of
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.sim.history import History, decode
 from dynamo_ray.sim.journal import AppendRefusedError, Journal, Row
 from dynamo_ray.sim.network import Network, Peer
+from dynamo_ray.sim.rebuilding import Rebuilding
 from dynamo_ray.sim.world import SECOND, World
 from dynamo_ray.storage.codec import Record
 from dynamo_ray.storage.errors import StorageError
@@ -50,7 +52,7 @@ class StorageNode(Peer):
         self.history: History
         self.peers: dict[bytes, Peer] = {}
         self.logged: dict[bytes, bytes] = {}
-        self.lost_power_at = -1
+        self.stopped_at = 0
         self.synced: dict[bytes, bytes] = {}
         self._chance = world.stream("disk")
 
@@ -64,9 +66,12 @@ class StorageNode(Peer):
         self.up = True
         times = self.settings.times
         q = self.settings.partitions
+        before = self.kept if self.run > 1 else {}
         owned = frozenset(p for p in range(q) if self.id in self.ring.owners(p))
         self.replica = Replica(self.id, self.settings, [{} for _ in range(q)], owned)
         self._replay()
+        self._tell_forgotten(before)
+        self.rebuilding = Rebuilding(self)
         self.node = Node(self.replica, self.settings)
         self.detector = Detector(times.suspect_s, times.tick_s)
         self.detector.watch(sorted(self.peers), self.mono_s)
@@ -85,8 +90,7 @@ class StorageNode(Peer):
     def stop(self, power_loss: bool = False) -> None:
         """The process ends at once."""
         self.end_run()
-        if power_loss:
-            self.lost_power_at = self.world.now
+        self.stopped_at = self.world.now
         self.journal.crash(power_loss)
         if power_loss or self.takes_snapshots:
             self.history.forget_what(self.name)
@@ -108,6 +112,30 @@ class StorageNode(Peer):
     def on_peer_down(self, peer: Peer) -> None:
         """A peer's connection closed, or was refused."""
         self.detector.on_down(_id(peer), self.mono_s)
+
+    @property
+    def kept(self) -> dict[bytes, bytes]:
+        """The states that the node may have acknowledged, as its level says; also while down."""
+        if self.settings.durability == "memory":
+            return {key: state for of in self.replica.maps for key, state in of.items()}
+        return self.logged if self.settings.durability == "written" else self.synced
+
+    def take_in(self, partition: int, message: Merge) -> None:
+        """A merge of what was copied from another owner, as if it had been sent."""
+        to = (self, self.run, partition, message)
+        self._perform(self.node.on_request(to, message, 0, self.mono_ms, self.wall_ms))
+
+    def ask(self, node: bytes, message: Any, timeout_s: float, end: Callable[[Any], None]) -> None:
+        """Ask a peer; `end` is told once: the answer, or None for a failure or the time limit."""
+
+        def late() -> None:
+            if self.give_up(call):
+                end(None)
+
+        peer = self.peers[node]
+        call = self.call(peer, message, timeout_s, end, lambda maybe_applied: end(None))
+        if call:
+            self.after(int(timeout_s * SECOND), "time limit", late)
 
     @property
     def is_busy(self) -> bool:
@@ -136,6 +164,7 @@ class StorageNode(Peer):
         if not self.replica.lives.begun:
             self._renew()
         self._perform(self.node.on_tick(self.wall_ms, self.detector.suspected))
+        self.rebuilding.on_tick()
         self.after(int(times.tick_s * SECOND), "tick", self._tick)
 
     def _sync_timer(self) -> None:
@@ -158,24 +187,19 @@ class StorageNode(Peer):
     def _answer(self, effect: Answer) -> None:
         src, run, call, request = effect.to
         self._check_persisted(request, effect.message)
-        if src.run == run:
+        if src is self:
+            self.rebuilding.on_taken(call, effect.message)
+        elif src.run == run:
             self.answer(src, call, effect.message)
 
     def _deliver(self, effect: ToPeer) -> None:
-        """Ask a peer; its end comes once: its answer, a failure, or the time limit."""
         node = effect.node
-
-        def end(reply: Any) -> None:
-            self._perform(self.node.on_peer(node, reply))
-
-        def late() -> None:
-            if self.give_up(call):
-                end(None)
-
-        peer = self.peers[node]
-        call = self.call(peer, effect.message, DELIVERY_S, end, lambda maybe_applied: end(None))
-        if call:
-            self.after(int(DELIVERY_S * SECOND), "time limit", late)
+        self.ask(
+            node,
+            effect.message,
+            DELIVERY_S,
+            lambda reply: self._perform(self.node.on_peer(node, reply)),
+        )
 
     def _work(self) -> None:
         """Give the log what is due: an append, or a sync, which may run beside appends."""
@@ -265,6 +289,29 @@ class StorageNode(Peer):
         for key, put_id, context, old, new in rows:
             self.history.on_minted(self.name, self.world.now, key, put_id, context, old, new)
 
+    def _tell_forgotten(self, before: dict[bytes, bytes]) -> None:
+        """What a start did not find again of what was acknowledged; never without a doubt."""
+        q, ring, doubted = self.settings.partitions, self.ring, self.replica.doubted
+        for key, state in before.items():
+            partition, after = partition_of(key, q), self.logged.get(key)
+            if after == state:
+                continue
+            owners = ring.owners(partition)
+            holders = {
+                peer.id: peer.kept.get(key)
+                for peer in self.peers.values()
+                if isinstance(peer, StorageNode)
+            }
+            at_owners = [held for node, held in holders.items() if node in owners]
+            forgot = self.history.on_forgotten(
+                key, self.stopped_at, (state, after), at_owners, list(holders.values())
+            )
+            if forgot:
+                self.history.forget_what(self.name)
+                if partition not in doubted:
+                    text = f"{self.name} lost {key!r} and does not doubt partition {partition}"
+                    self.history.breach("recovery", self.world.now, text)
+
     def _tell_logged(self, row: Row) -> None:
         if row.state is None:
             self._check_handed_home(row, self.logged.pop(row.key, None))
@@ -294,14 +341,17 @@ class StorageNode(Peer):
         if level == "memory" and not durable:
             return
         if isinstance(message, Minted | Fetched):
-            states = message.states
+            keys, partitions, states = request.keys, request.partitions, message.states
         elif isinstance(message, Merged):
-            states = request.states
+            keys, partitions, states = request.keys, request.partitions, request.states
+        elif isinstance(message, Copied):
+            keys, states = message.keys, message.states
+            partitions = [request.partition] * len(keys)
         else:
             return
         held = self.synced if durable else self.logged
         owned = self.replica.owned
-        for key, partition, state in zip(request.keys, request.partitions, states, strict=True):
+        for key, partition, state in zip(keys, partitions, states, strict=True):
             known = held.get(key)
             if state is None or known == state or (known is None and partition not in owned):
                 continue
