@@ -80,6 +80,8 @@ class Cluster:
                 member.resume()
             if isinstance(member, StorageNode):
                 member.journal.full = False
+                if member.up and member.journal.is_damaged:
+                    member.stop()  # what is damaged is found at a start, and must be mended
             if not member.up:
                 member.start()
 

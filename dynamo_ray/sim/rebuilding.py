@@ -40,8 +40,7 @@ class Rebuilding:
             elif isinstance(effect, Take):
                 node.take_in(effect.partition, effect.message)
             else:
-                if node.journal.proved(effect.partitions):
-                    node.replica.doubted -= effect.partitions
+                node.prove(effect.partitions)
                 self._machine.on_proved()
 
     def _ask(self, effect: Ask) -> None:
