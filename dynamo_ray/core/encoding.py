@@ -15,8 +15,6 @@ from typing import Any
 from dynamo_ray.core.messages import (
     ClientGet,
     ClientPut,
-    Confirm,
-    Confirmed,
     Failure,
     Fetch,
     Fetched,
@@ -26,10 +24,10 @@ from dynamo_ray.core.messages import (
     Mint,
     Minted,
     PutDone,
-    Reap,
     Refused,
 )
 from dynamo_ray.core.mint import PUT_ID_BYTES
+from dynamo_ray.core.upkeep import Confirm, Confirmed, Copied, Copy, Reap
 
 TTL_MAX_MS = 100 * 366 * 24 * 3600 * 1000
 _CLASSES: tuple[Any, ...] = (
@@ -38,10 +36,12 @@ _CLASSES: tuple[Any, ...] = (
     Fetch,
     Confirm,
     Reap,
+    Copy,
     Minted,
     Merged,
     Fetched,
     Confirmed,
+    Copied,
     Refused,
     ClientPut,
     ClientGet,

@@ -12,10 +12,11 @@ from typing import Any
 
 from dynamo_ray.core.hints import owners_in
 from dynamo_ray.core.merge import replaced
-from dynamo_ray.core.messages import Confirm, Confirmed, Effect, Merged, Reap, Reply
+from dynamo_ray.core.messages import Effect, Merged, Reply
 from dynamo_ray.core.remains import without_writers, writers_in
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.unpersisted import Changes
+from dynamo_ray.core.upkeep import Confirm, Confirmed, Reap
 from dynamo_ray.core.version import digest
 
 

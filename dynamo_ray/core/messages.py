@@ -5,8 +5,7 @@ message about keys holds parallel columns: the i-th partition, value, state … 
 key. Messages say *what*; when they expire, under which ring epoch and with which call number they
 travel is the envelope's business, and the shells'.
 
-Requests to a storage node: Mint, Merge, Fetch, Confirm, Reap.
-Its replies: Minted, Merged, Fetched, Confirmed, Refused.
+Requests to a storage node: Mint, Merge, Fetch.   Its replies: Minted, Merged, Fetched, Refused.
 Requests of a client: ClientPut, ClientGet.       A coordinator's replies: PutDone, GetDone.
 """
 
@@ -84,30 +83,6 @@ class Fetch:
 
 
 @value
-class Confirm:
-    """Do you hold exactly these states, by digest, fsynced? Or, if you own none, nothing at all?"""
-
-    KIND: ClassVar[int] = 13
-    keys: Sequence[bytes]
-    partitions: Sequence[int]
-    digests: Sequence[bytes]
-
-
-@value
-class Reap:
-    """Where a key's digest is unchanged let go of it, or of these writers in its clock (rule 12).
-
-    `writers`: None for the whole key, or concatenated writer ids.
-    """
-
-    KIND: ClassVar[int] = 14
-    keys: Sequence[bytes]
-    partitions: Sequence[int]
-    digests: Sequence[bytes]
-    writers: Sequence[bytes | None]
-
-
-@value
 class Minted:
     """Per key the whole state after the mint and the context for the next put.
 
@@ -147,14 +122,6 @@ class Refused:
     KIND: ClassVar[int] = 23
     code: int
     text: str = ""
-
-
-@value
-class Confirmed:
-    """Per key of a Confirm the answer, and what made it true is fsynced."""
-
-    KIND: ClassVar[int] = 24
-    same: Sequence[bool]
 
 
 @value

@@ -24,11 +24,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dynamo_ray.core.forget import purge
-from dynamo_ray.core.messages import Confirm, Confirmed, Effect, Reap, Send
+from dynamo_ray.core.messages import Effect, Send
 from dynamo_ray.core.remains import dead_since_ms, idle_writers, is_alive, last_change_ms
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.upkeep import Confirm, Confirmed, Reap
 from dynamo_ray.core.version import decode, digest, hide_expired
 
 KEYS_A_SLICE = 50
@@ -62,8 +63,7 @@ class Reaper:
         self._members = [member.node for member in ring.members]
         self._purge_ms = int(times.purge_s * 1000)
         self._grace_ms = int(times.grace_s * 1000)
-        # An operation lives for a time-out and lingers; a message that it sends at its end as long.
-        self._message_ms = int(2 * (times.timeout_max_s + times.linger_s) * 1000)
+        self._message_ms = int(times.message_s * 1000)
         self._slices = self._walk()
         self._leaving: list[Batch] = []
         self._question: Confirm | None = None

@@ -47,6 +47,19 @@ class Times:
     purge_s: float = 3600.0
     grace_s: float = 864_000.0
 
+    @property
+    def peer_s(self) -> float:
+        """How long a node waits for what it asked another by itself."""
+        return self.timeout_max_s / 2
+
+    @property
+    def message_s(self) -> float:
+        """After so long nothing is under way any more that was begun before.
+
+        An operation lives for a time-out and lingers, and what it sends at its end may as well.
+        """
+        return 2 * (self.timeout_max_s + self.linger_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

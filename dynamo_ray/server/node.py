@@ -14,28 +14,20 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable
+from heapq import nsmallest
 from typing import Any
 
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
-from dynamo_ray.core.kinds import COPIED, COPY, SCAN, SCANNED
+from dynamo_ray.core.kinds import COPY, SCAN, SCANNED
 from dynamo_ray.core.membership import NODE_ROLE, Fact, View
-from dynamo_ray.core.messages import (
-    Code,
-    Confirm,
-    Fetch,
-    Merge,
-    Mint,
-    Persist,
-    Reap,
-    Refused,
-    Renew,
-)
+from dynamo_ray.core.messages import Code, Fetch, Merge, Mint, Persist, Refused, Renew
 from dynamo_ray.core.node import Answer, Node, Out
-from dynamo_ray.core.replica import NOT_READY, Replica
+from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member as RingMember
+from dynamo_ray.core.upkeep import Confirm, Copy, Reap
 from dynamo_ray.server.member import Member, monotonic_ms, reply_to, wall_ms
-from dynamo_ray.server.proving import prove
+from dynamo_ray.server.proving import Proving
 from dynamo_ray.server.vault import Vault, bytes_about, open_vault, records_of
 from dynamo_ray.storage.errors import AppendFailedError, StorageError
 from dynamo_ray.wire.errors import Failure, PortInUseError
@@ -43,11 +35,8 @@ from dynamo_ray.wire.handshake import Identity
 from dynamo_ray.wire.keys import PEER
 
 SCAN_KEYS = 2000
-COPY_KEYS = 200
 INLINE_BYTES = 1024 * 1024
-DELIVERY_S = 5.0
 RENEW_EVERY_S = 1.0
-SYNC_POLL_S = 0.01
 LOG_POLL_S = 0.001
 _NODE_KINDS = (Mint.KIND, Merge.KIND, Fetch.KIND, Confirm.KIND, Reap.KIND)
 _log = logging.getLogger("dynamo_ray.server")
@@ -73,7 +62,7 @@ class NodeServer(Member):
         self._last_sync = 0.0
         self._renewing = False
         self._snapshotting = False
-        self._proving = False
+        self.proving = Proving(self)
 
     # ---- requests
 
@@ -110,28 +99,16 @@ class NodeServer(Member):
         if type(partition) is not int or not 0 <= partition < len(maps) or type(after) is not bytes:
             refused = Refused(Code.BAD_REQUEST, "which keys of which partition?")
             reply_to(connection, call, Refused.KIND, to_fields(refused))
-            return
-        held = maps[partition]
-        complete = partition not in self.node.replica.doubted
-        if kind == SCAN:
-            page = sorted(key for key in held if key > after)[:SCAN_KEYS]
+        elif kind == SCAN:
+            complete = partition not in self.node.replica.doubted
+            page = nsmallest(SCAN_KEYS, (key for key in maps[partition] if key > after))
             reply_to(connection, call, SCANNED, (page, SCAN_KEYS, complete))
         else:
-            page = sorted(key for key in held if key > after)[:COPY_KEYS]
-            if self.node.replica.queue.shown_at(page):
-                # What is not in the log yet may still be undone (rule 1): ask again.
-                reply_to(connection, call, Refused.KIND, to_fields(NOT_READY))
-                return
-            fits = _fitting(held, page, self.settings.limits.batch_bytes)
-            # A page that was cut says so: it is as long as a page is, and more follows.
-            size = COPY_KEYS if fits == len(page) else fits
-            states = [held[key] for key in page[:fits]]
-            reply_to(connection, call, COPIED, (page[:fits], states, size, complete))
+            self.take_in((connection, call), Copy(partition, after))
 
-    def take_in(self, keys: list[bytes], partition: int, states: list[bytes]) -> None:
-        """Merge what another owner holds of a partition, as if it had been sent here."""
-        message = Merge(keys, [partition] * len(keys), states)
-        self._perform(self.node.on_request(_NOBODY, message, 0, monotonic_ms(), wall_ms()))
+    def take_in(self, to: Any, message: Any) -> None:
+        """A request that hangs on no clock and no ring; `to` is a connection and a call."""
+        self._perform(self.node.on_request(to, message, 0, monotonic_ms(), wall_ms()))
 
     # ---- effects
 
@@ -165,9 +142,10 @@ class NodeServer(Member):
         def on_failure(failure: Failure) -> None:
             self._perform(self.node.on_peer(node, message, None))
 
-        expires_ms = peer.connection.remote_expiry(int(DELIVERY_S * 1000))
+        patience_s = self.settings.times.peer_s
+        expires_ms = peer.connection.remote_expiry(int(patience_s * 1000))
         fields = (expires_ms, self.ring.epoch, *to_fields(message))
-        peer.connection.call(message.KIND, fields, on_reply, on_failure, DELIVERY_S)
+        peer.connection.call(message.KIND, fields, on_reply, on_failure, patience_s)
 
     # ---- the log
 
@@ -243,24 +221,10 @@ class NodeServer(Member):
         self._renewing = False
 
     async def prove(self, partitions: frozenset[int]) -> None:
-        """These partitions were compared with enough other owners: they count again (rule 9).
-
-        Not before what the comparison brought is fsynced: the proof is.
-        """
-        taken = self.node.replica.queue.last
-        while self.vault.synced < taken:
-            if self.node.replica.queue.last < taken:
-                return  # an append failed and took some of it back; it is compared again later
-            await self._log_is_free()
-            self._sync()
-            await asyncio.sleep(SYNC_POLL_S)
+        """These partitions were compared with enough other owners: they count again (rule 9)."""
         await self._log_is_free()  # or an append that a thread has would be overtaken
         if await self._exclusively(self.vault.proved, partitions):
             self.node.replica.doubted -= partitions
-
-    def proving_ended(self) -> None:
-        """The work is done, or is to be tried again at a later tick."""
-        self._proving = False
 
     def begin(self, incarnation: bytes) -> None:
         """A fresh incarnation is on disk: mint under it, and say so to everybody."""
@@ -279,9 +243,7 @@ class NodeServer(Member):
         now = asyncio.get_running_loop().time()
         if now - self._last_sync >= self.settings.times.sync_s and self.vault.wants_sync:
             self._sync()
-        if self.node.replica.doubted and not self._proving:
-            self._proving = True
-            self.spawn(prove(self))
+        self.proving.on_tick(self._unreachable(), now)
         if not self._snapshotting and self.vault.wants_snapshot(self.node.replica.maps):
             self.spawn(self.snapshot())
 
@@ -344,28 +306,6 @@ class NodeServer(Member):
         await super().close()
         with contextlib.suppress(StorageError):
             await asyncio.to_thread(self.vault.close)
-
-
-class _Nobody:
-    """Who waits for no answer."""
-
-    role = PEER
-
-    def reply(self, call: int, kind: int, fields: Any) -> None:
-        """Drop it."""
-
-
-_NOBODY = (_Nobody(), 0)
-
-
-def _fitting(held: dict[bytes, bytes], page: list[bytes], most: int) -> int:
-    """How many keys of a page go into one answer: bounded in bytes, at least one."""
-    size = 0
-    for count, key in enumerate(page):
-        size += len(held[key])
-        if size > most and count:
-            return count
-    return len(page)
 
 
 def _bytes_of(batch: list[Persist]) -> int:

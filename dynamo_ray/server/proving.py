@@ -1,87 +1,80 @@
-"""How a node that cannot prove its log complete becomes sure of its partitions again (rule 9).
+"""The shell of a node's rebuilding (core/rebuild.py): pages over the wire, proofs to the disk.
 
-After a power loss below `synced`, a failed fsync or a quarantine a node may have forgotten what it
-acknowledged, so its copies do not count towards R. For each doubted partition it reads what the
-other owners hold and merges it. A write that was acknowledged is held by W nodes, this one perhaps
-among them, so N - W + 1 of the other owners cannot all have missed it; with that many compared the
-partition is sure again. (Stand-ins bring what they keep by themselves.) Owners that do not answer
-are asked again later: nothing here gives up, and nothing is proved by silence.
+To the node's machine it is one more asker: what a page brought is merged as if it had been sent
+here, and the answer to that comes back when the log has it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from dynamo_ray.core.kinds import COPIED, COPY
-from dynamo_ray.core.messages import Code
-from dynamo_ray.wire.errors import CallError
+from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
+from dynamo_ray.core.messages import Merged
+from dynamo_ray.core.rebuild import Ask, Out, Prove, Rebuild, Take
+from dynamo_ray.core.upkeep import Copied
+from dynamo_ray.wire.errors import Failure
+from dynamo_ray.wire.keys import PEER
 
 if TYPE_CHECKING:
     from dynamo_ray.server.node import NodeServer
 
-PAGE_S = 5.0
-PAUSE_S = 1.0
-PAGE_WAIT_S = 0.01
-PAGE_WAITS = 100
-SAVE_EVERY = 32
-_log = logging.getLogger("dynamo_ray.server")
 
 
-async def prove(server: NodeServer) -> None:
-    """Compare every doubted partition with enough other owners, and say which are sure again."""
-    replica = server.node.replica
-    sure = set(replica.doubted - replica.owned)
-    try:
-        for partition in sorted(replica.doubted & replica.owned):
-            if await _is_compared(server, partition):
-                sure.add(partition)
-            if len(sure) >= SAVE_EVERY:
-                await server.prove(frozenset(sure))
-                sure.clear()
-        if sure:
-            await server.prove(frozenset(sure))
+class Proving:
+    """Performs what one node's Rebuild asks for."""
+
+    role = PEER
+
+    def __init__(self, server: NodeServer) -> None:
+        self._server = server
+        self._machine = Rebuild(server.me, server.ring, server.settings.w)
+        self._patience_s = server.settings.times.peer_s
+
+    def on_tick(self, unreachable: frozenset[bytes], now: float) -> None:
+        """What should be true now?"""
+        replica = self._server.node.replica
         if replica.doubted:
-            await asyncio.sleep(PAUSE_S)
-    finally:
-        server.proving_ended()
+            out = self._machine.on_tick(replica.doubted, replica.owned, unreachable, now)
+            self._perform(out)
 
+    def reply(self, call: int, kind: int, fields: Sequence[Any]) -> None:
+        """This node's own machine answers a merge; the call is its partition."""
+        self._perform(self._machine.on_taken(call, kind == Merged.KIND))
 
-async def _is_compared(server: NodeServer, partition: int) -> bool:
-    """Merge what the other owners hold; True if enough of them gave all of it."""
-    settings = server.settings
-    others = [node for node in server.ring.owners(partition) if node != server.me]
-    needed = min(settings.n - settings.w + 1, len(others))
-    compared = 0
-    for node in others:
-        compared += await _is_copied(server, node, partition)
-    return compared >= needed
+    def _perform(self, out: list[Out]) -> None:
+        for effect in out:
+            if isinstance(effect, Ask):
+                self._ask(effect)
+            elif isinstance(effect, Take):
+                self._server.take_in((self, effect.partition), effect.message)
+            else:
+                self._server.spawn(self._prove(effect))
 
+    def _ask(self, effect: Ask) -> None:
+        node, asked = effect.node, effect.message
 
-async def _is_copied(server: NodeServer, node: bytes, partition: int) -> bool:
-    """Merge all that one owner holds of a partition, page by page."""
-    after, waits = b"", 0
-    while True:
-        peer = server.peers.get(node)
+        def on_reply(kind: int, fields: list[Any]) -> None:
+            page = None
+            with suppress(BadMessageError):
+                page = from_fields(kind, fields)
+            if isinstance(page, Copied):
+                self._perform(self._machine.on_page(node, asked, page))
+            else:
+                self._perform(self._machine.on_failure(node, asked))
+
+        def on_failure(failure: Failure | None) -> None:
+            self._perform(self._machine.on_failure(node, asked))
+
+        peer = self._server.peers.get(node)
         if peer is None or peer.connection is None:
-            return False
+            on_failure(None)
+            return
+        peer.connection.call(asked.KIND, to_fields(asked), on_reply, on_failure, self._patience_s)
+
+    async def _prove(self, effect: Prove) -> None:
         try:
-            kind, fields = await peer.connection.request(COPY, (partition, after), PAGE_S)
-        except CallError:
-            return False
-        if kind != COPIED:
-            # A key of the page is on its way to the log there. A busy one is so now and then, and
-            # must not make the comparison start over.
-            waits += 1
-            if waits > PAGE_WAITS or fields[:1] != [Code.NOT_READY]:
-                return False
-            await asyncio.sleep(PAGE_WAIT_S)
-            continue
-        waits = 0
-        keys, states, size, _ = fields
-        if keys:
-            server.take_in(keys, partition, states)
-        if len(keys) < size:
-            return True
-        after = keys[-1]
+            await self._server.prove(effect.partitions)
+        finally:
+            self._machine.on_proved()

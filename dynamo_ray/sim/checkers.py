@@ -107,12 +107,13 @@ class Truth:
 
 
 def nothing_lost(truth: Truth) -> Iterable[str]:
-    """Every acknowledged write is in the merge of all copies after the calm, or was superseded."""
-    if _lost_by_terms(truth.history):
-        return
+    """Every acknowledged write is in the merge of all copies after the calm, or was superseded.
+
+    But those whose every copy went with a machine's power or disk: `History.on_forgotten`.
+    """
     kept: dict[bytes, set[Dot]] = {}
     for write in truth.history.writes:
-        if write.outcome != OK:
+        if write.outcome != OK or _is_lost(truth, write):
             continue
         of = truth.of(write.key)
         if write.key not in kept:
@@ -217,7 +218,7 @@ def reads_see_writes(truth: Truth) -> Iterable[str]:
 
     A strict read is one, and a sloppy one that is not marked degraded: a stand-in's "I hold
     nothing" never counts (rule 9), nor does an owner that may have lost what it acknowledged. So
-    this holds after power losses, too, at every level.
+    this holds after power losses and damage, too, at every level; `_is_out_of_sight` is what not.
     """
     terms = truth.history.terms
     acked = [w for w in truth.history.writes if w.outcome == OK and w.strict]
@@ -230,7 +231,8 @@ def reads_see_writes(truth: Truth) -> Iterable[str]:
         for write in acked:
             due = write.key == read.key and write.ended < read.invoked
             if due and write.w + read.r > terms.n:
-                if not seen.intersection(of.of_write.get(write.number, [])):
+                is_seen = seen.intersection(of.of_write.get(write.number, []))
+                if not is_seen and not _is_out_of_sight(truth.history, write, read):
                     yield f"{_reader(read)} of {read.key!r} missed write {write.number}"
 
 
@@ -264,8 +266,6 @@ def nothing_revived(truth: Truth) -> Iterable[str]:
 def elements_kept(truth: Truth) -> Iterable[str]:
     """In a set or a cart, what was added and acknowledged is there, unless somebody removed it."""
     history = truth.history
-    if _lost_by_terms(history):
-        return
     for key, style in history.styles.items():
         if style not in ("set", "cart"):
             continue
@@ -276,7 +276,7 @@ def elements_kept(truth: Truth) -> Iterable[str]:
         removed = {one for w in writes if w.outcome != FAILED for one in elements(w.value, b"-")}
         for write in writes:
             missing = elements(write.value, b"+") - final - removed
-            if write.outcome == OK and missing:
+            if write.outcome == OK and missing and not _is_lost(truth, write):
                 yield f"the {style} {key!r} misses {sorted(missing)} of write {write.number}"
 
 
@@ -318,11 +318,26 @@ def elements(value: bytes | None, mark: bytes = b"") -> set[bytes]:
     return {one[1:] for one in changed if one[:1] == mark}
 
 
-def _lost_by_terms(history: History) -> bool:
-    terms = history.terms
-    return (terms.power_loss and terms.durability != "synced") or (
-        terms.crashes and terms.durability == "memory"
-    )
+def _is_lost(truth: Truth, write: Write) -> bool:
+    """True if at some moment the last copy went with a node's power or disk."""
+    dots = truth.of(write.key).of_write.get(write.number, [])
+    return all((write.key, dot) in truth.history.lost for dot in dots) and bool(dots)
+
+
+def _is_out_of_sight(history: History, write: Write, read: Read) -> bool:
+    """What rule 9 does not promise where nodes forgot what they had acknowledged, before the read.
+
+    No owner holds it any more. Or a node forgot it on the way of the answer: it was counted as a
+    copy and was none. Or it asked for fewer copies than the cluster's W, for which fewer owners
+    are compared than could have shown it.
+    """
+    dots = history.dots_of(write)
+    forgot = [at for at in history.forgot_of(write, write.invoked) if at <= read.ended]
+    if not forgot:
+        return False
+    unowned = [history.unowned.get((write.key, dot), read.ended + 1) for dot in dots]
+    is_gone = max(unowned) <= read.ended
+    return is_gone or min(forgot) <= write.ended or write.w < history.terms.w
 
 
 def _merged(states: Iterable[bytes]) -> tuple[Version, ...]:

@@ -80,6 +80,8 @@ class Cluster:
                 member.resume()
             if isinstance(member, StorageNode):
                 member.journal.full = False
+                if member.up and member.journal.is_damaged:
+                    member.stop()  # what is damaged is found at a start, and must be mended
             if not member.up:
                 member.start()
 
@@ -94,9 +96,9 @@ class Cluster:
         return lambda: None
 
     def is_quiet(self) -> bool:
-        """True once nothing is under way and no hint is left."""
+        """True once nothing is under way, no hint is left, and no partition is in doubt."""
         return not any(c.machine.in_flight for c in self.coordinators) and not any(
-            len(node.replica.hints) or node.is_busy for node in self.nodes
+            len(node.replica.hints) or node.replica.doubted or node.is_busy for node in self.nodes
         )
 
     def _node(self, i: int) -> StorageNode:
@@ -126,9 +128,8 @@ class Cluster:
         return client
 
     def _acknowledged(self, write: Write) -> None:
-        # Below `synced` a machine may forget, between its answer and the client's, what it logged.
-        forgot = max(node.lost_power_at for node in self.nodes) >= write.invoked
-        if self.plan.durability == "synced" or (self.plan.durability == "written" and not forgot):
+        # A machine may lose, between its answer and the client's, what it acknowledged.
+        if self.plan.durability != "memory" and not self.history.forgot_of(write, write.invoked):
             states = [node.logged.get(write.key) for node in self.nodes]
             self.history.on_acknowledged(write, self.world.now, states)
 

@@ -8,7 +8,11 @@ fault ends after a while by itself, and the calm ends what is left.
     coordinator     a coordinator's process stops and comes back
     pause           a node handles nothing, its clocks go on, then all of it, late
     cut, split      one direction of one link; a node from everybody, both directions
-    full            the disk takes nothing
+    full            the disk takes nothing, or so much more and then nothing
+    flip            bits of the log or of a snapshot change, under a running node or a stopped one
+    unreadable      a start finds files that give errors, or less than they hold
+    fsync           the next fsync fails: the node ends, starts again, and doubts what it holds
+    wipe            the node comes back with an empty disk
     reset           connections to a node break, nobody dies
 """
 
@@ -20,9 +24,10 @@ from random import Random
 
 from dynamo_ray.sim.cluster import Cluster
 from dynamo_ray.sim.coordinators import CoordinatorHost
+from dynamo_ray.sim.journal import StoreJournal
 from dynamo_ray.sim.network import Peer
 from dynamo_ray.sim.nodes import StorageNode
-from dynamo_ray.sim.plan import Plan
+from dynamo_ray.sim.plan import DISK_FAULTS, Plan
 from dynamo_ray.sim.world import MILLISECOND
 
 POINTS = (
@@ -49,23 +54,28 @@ def draw_tape(plan: Plan, chance: Random) -> tuple[Fault, ...]:
     if not kinds:
         return ()
     span_us = plan.operations * plan.think_us * 2
+    # Fewer disks than W are damaged in a run (one, with W = 1): what W nodes hold is whole at one.
+    numbers = range(1, plan.nodes + 1)
+    bad_disks = [f"n{i}" for i in chance.sample(numbers, max(1, plan.w - 1))]
     return tuple(
-        _draw(plan, chance, chance.choice(kinds), span_us) for _ in range(plan.fault_count)
+        _draw(plan, chance, chance.choice(kinds), span_us, bad_disks)
+        for _ in range(plan.fault_count)
     )
 
 
-def _draw(plan: Plan, chance: Random, kind: str, span_us: int) -> Fault:
+def _draw(plan: Plan, chance: Random, kind: str, span_us: int, bad_disks: Sequence[str]) -> Fault:
     node = f"n{chance.randint(1, plan.nodes)}"
     coordinator = f"c{chance.randint(1, plan.coordinators)}"
     at_us, for_us = chance.randint(0, span_us), int(plan.down_us * (0.2 + chance.random() * 1.6))
     after = None
     if kind == "point":
-        kind = chance.choice(
-            sorted(plan.faults & {"power", "full"} | {"crash", "pause", "coordinator"})
-        )
+        here = plan.faults & {"power", "full", *DISK_FAULTS}
+        kind = chance.choice(sorted(here | {"crash", "pause", "coordinator"}))
         letter, kinds = chance.choice(POINTS)
         host = node if letter == "n" else coordinator
         after = (host, chance.choice(kinds), chance.randint(1, 6))
+    if kind in DISK_FAULTS:
+        node = chance.choice(bad_disks)
     host = coordinator if kind == "coordinator" else node
     if kind == "cut":
         names = [f"n{i + 1}" for i in range(plan.nodes)] + [
@@ -132,6 +142,8 @@ def perform(cluster: Cluster, fault: Fault) -> Callable[[], None] | None:
         return _pause(host)
     if fault.kind == "full":
         return _fill(host)
+    if fault.kind in DISK_FAULTS:
+        return _damage(host, fault.kind)
     if fault.kind == "reset":
         return cluster.break_connections(host)
     if fault.kind == "cut":
@@ -176,6 +188,14 @@ def _fill(host: StorageNode | CoordinatorHost) -> Callable[[], None]:
         host.journal.full = False
 
     return mend
+
+
+def _damage(host: StorageNode | CoordinatorHost, kind: str) -> Callable[[], None] | None:
+    """To the disk of a node, which is stopped first where that shows only at a start."""
+    assert isinstance(host, StorageNode) and isinstance(host.journal, StoreJournal), host.name
+    mend = _stop(host, False) if kind in ("unreadable", "wipe") else None
+    host.journal.damage(kind)
+    return mend or (lambda: None)
 
 
 def _cut(cluster: Cluster, pairs: Sequence[tuple[Peer, Peer]]) -> Callable[[], None]:

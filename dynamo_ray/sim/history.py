@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from dynamo_ray.core.clock import Dot
+from dynamo_ray.core.clock import Clock, Dot
 from dynamo_ray.core.mint import CONCURRENT
 from dynamo_ray.core.version import State, Version, purged
 from dynamo_ray.core.version import decode as _decode
@@ -25,6 +25,10 @@ OK, FAILED, UNKNOWN, OPEN = "ok", "failed", "unknown", "open"
 def decode(state: bytes) -> State:
     """The decoded state; copies of one state are equal bytes, so most are decoded once."""
     return _decode(state)
+
+
+def _clock(state: bytes | None) -> Clock:
+    return decode(state).clock if state is not None else Clock()
 
 
 @dataclass(slots=True)
@@ -109,8 +113,6 @@ class Terms:
     r: int = 2
     w: int = 2
     durability: str = "written"
-    power_loss: bool = False
-    crashes: bool = False
     skew_ms: int = 0
 
 
@@ -132,6 +134,9 @@ class History:
     by_put_id: dict[tuple[bytes, bytes], Write] = field(default_factory=dict)
     of_dot: dict[tuple[bytes, Dot], int] = field(default_factory=dict)
     known_at: dict[tuple[str, bytes], set[int]] = field(default_factory=dict)
+    forgotten: dict[tuple[bytes, Dot], list[int]] = field(default_factory=dict)
+    unowned: dict[tuple[bytes, Dot], int] = field(default_factory=dict)
+    lost: set[tuple[bytes, Dot]] = field(default_factory=set)
 
     def breach(self, rule: str, at: int, text: str) -> None:
         """Note something that must never be."""
@@ -172,6 +177,9 @@ class History:
 
     def on_logged(self, node: str, at: int, key: bytes, state: bytes) -> None:
         """A record went into a log: one dot is one version, for ever and everywhere."""
+        if self.lost:
+            clock = decode(state).clock  # it was on its way to here when it was lost there
+            self.lost -= {(of, dot) for of, dot in self.lost if of == key and clock.covers(dot)}
         for version in decode(state).versions:
             known = self.logged.setdefault((key, version.dot), version)
             write = self.of_dot.get((key, version.dot))
@@ -194,6 +202,42 @@ class History:
                 text = f"{reaped.node} reaped {key!r} while {name} held what it had replaced"
                 self.breach("reap", reaped.at, text)
 
+    def on_forgotten(
+        self,
+        key: bytes,
+        at: int,
+        found: tuple[bytes, bytes | None],
+        at_owners: Iterable[bytes | None],
+        anywhere: Iterable[bytes | None],
+    ) -> bool:
+        """A node that stopped `at` held one state then and found another; True if it lost a dot.
+
+        What no other owner holds then cannot be seen by reads of owners any more; what nobody holds
+        is lost. Nothing else may be.
+        """
+        before, after = decode(found[0]).clock, _clock(found[1])
+        owners, everybody = list(map(_clock, at_owners)), list(map(_clock, anywhere))
+        has_forgotten = False
+        for dot in [dot for of, dot in self.of_dot if of == key]:
+            if not before.covers(dot) or after.covers(dot):
+                continue
+            has_forgotten = True
+            self.forgotten.setdefault((key, dot), []).append(at)
+            if not any(clock.covers(dot) for clock in owners):
+                self.unowned.setdefault((key, dot), at)
+            if not any(clock.covers(dot) for clock in everybody):
+                self.lost.add((key, dot))
+        return has_forgotten
+
+    def forgot_of(self, write: Write, since: int = 0) -> list[int]:
+        """The times from `since` on at which a node lost its copy of a write."""
+        at = [t for dot in self.dots_of(write) for t in self.forgotten.get((write.key, dot), ())]
+        return [time for time in at if time >= since]
+
+    def dots_of(self, write: Write) -> list[Dot]:
+        """The dots that were minted for a write."""
+        return [dot for (key, dot), number in self.of_dot.items() if number == write.number]
+
     def forget_what(self, node: str) -> None:
         """The node let go of old records: it need not know a retry of what they held."""
         for where in [where for where in self.known_at if where[0] == node]:
@@ -202,7 +246,7 @@ class History:
     def on_acknowledged(self, write: Write, at: int, states: Iterable[bytes | None]) -> None:
         """A client was told ok; `states` are what the logs hold of the key now, node by node."""
         clocks = [decode(state).clock for state in states if state is not None]
-        dots = [dot for (key, dot), number in self.of_dot.items() if number == write.number]
+        dots = self.dots_of(write)
         copies = max((sum(c.covers(dot) for c in clocks) for dot in dots), default=0)
         if copies < write.w:
             text = f"write {write.number} was acknowledged with {copies} of {write.w} copies"

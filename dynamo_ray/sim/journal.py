@@ -15,11 +15,18 @@ from typing import NamedTuple, Protocol
 
 from dynamo_ray.sim.disk import SimulatedDisk
 from dynamo_ray.storage.codec import Record
-from dynamo_ray.storage.errors import AppendFailedError, StorageError, WriteFailedError
+from dynamo_ray.storage.errors import (
+    AppendFailedError,
+    SnapshotFailedError,
+    StorageError,
+    WriteFailedError,
+)
 from dynamo_ray.storage.snapshot import NewSnapshot
 from dynamo_ray.storage.store import Opening, Store
 
 SEGMENT_BYTES = 4096
+# Of a nearly full disk: enough for a part of a snapshot, or for some appends.
+ROOM = 8192
 
 
 class Row(NamedTuple):
@@ -65,12 +72,13 @@ class Journal(Protocol):
     """What a node's shell needs of storage."""
 
     full: bool
+    is_damaged: bool
 
     def append(self, rows: Sequence[Row]) -> None:
         """Give records to the log; raises AppendRefusedError."""
 
     def sync(self) -> None:
-        """Make all that was appended durable."""
+        """Make all that was appended durable. SyncFailedError, as from all that syncs: the end."""
 
     def new_incarnation(self, wall_ms: int) -> bytes | None:
         """A new incarnation, durable; None while the disk takes nothing."""
@@ -80,6 +88,9 @@ class Journal(Protocol):
 
     def recover(self) -> Recovered:
         """Read back what is there, as a start does."""
+
+    def proved(self, partitions: frozenset[int]) -> bool:
+        """Note that these partitions were compared; False while the disk takes nothing."""
 
     def begin_snapshot(self) -> NewSnapshot | None:
         """Begin a snapshot, if this kind of log has any and the disk takes it."""
@@ -93,12 +104,13 @@ class ListJournal:
 
     def __init__(self, chance: Random, partitions: int, durability: str) -> None:
         self.full = False
+        self.is_damaged = False
         self.rows: list[Row] = []
         self._partitions = partitions
         self._durability = durability
         self._durable = 0
         self._last_ms = 0
-        self._lost = False
+        self._doubted: frozenset[int] = frozenset()
         self._chance = chance
 
     def append(self, rows: Sequence[Row]) -> None:
@@ -125,7 +137,14 @@ class ListJournal:
             kept = self._chance.randint(self._durable, len(self.rows))
             del self.rows[kept:]
         proves = ("written", "synced") if not power_loss else ("synced",)
-        self._lost = self._lost or self._durability not in proves
+        if self._durability not in proves:
+            self._doubted = frozenset(range(self._partitions))
+
+    def proved(self, partitions: frozenset[int]) -> bool:
+        """Note that these partitions were compared; False while the disk takes nothing."""
+        if not self.full:
+            self._doubted -= partitions
+        return not self.full
 
     def begin_snapshot(self) -> NewSnapshot | None:
         """The twin has no snapshots."""
@@ -140,8 +159,7 @@ class ListJournal:
         found = Recovered([{} for _ in range(self._partitions)])
         for row in self.rows:
             found.take(row)
-        if self._lost:
-            found.doubted = frozenset(range(self._partitions))
+        found.doubted = self._doubted
         return found
 
 
@@ -159,18 +177,33 @@ class StoreJournal:
         self._boot = 0
         self._wall_ms = 0
         self._starts = 0
+        self.is_damaged = False
         self._words = (node_id, name, partitions, durability)
         self._store: Store
 
     @property
     def full(self) -> bool:
         """True while the disk takes nothing."""
-        return self.disk.full
+        return self.disk.room is not None
 
     @full.setter
     def full(self, full: bool) -> None:
-        self.disk.full = full
-        self.disk.jammed = full and self._chance.random() < 0.2
+        chance = self._chance
+        room = chance.randint(0, ROOM) if full and chance.random() < 0.4 else 0
+        self.disk.room = room if full else None
+        self.disk.jammed = full and chance.random() < 0.2
+
+    def damage(self, kind: str) -> None:
+        """Something happens to the disk (sim/faults.py); what it does shows at the next start."""
+        self.is_damaged, self._is_comparable = True, False
+        act = {"flip": self.disk.flip, "unreadable": self.disk.spoil_reads}
+        if kind == "fsync":
+            self.disk.failing = True
+        elif kind == "wipe":
+            self.disk.lose_all()
+        else:
+            for _ in range(self._chance.randint(1, 3)):
+                act[kind]()
 
     def append(self, rows: Sequence[Row]) -> None:
         """Give records to the log; raises AppendRefusedError."""
@@ -196,6 +229,7 @@ class StoreJournal:
 
     def crash(self, power_loss: bool) -> None:
         """The process ends; with `power_loss` so does the machine."""
+        self.disk.failing = False
         if power_loss:
             self._boot += 1
             self._is_comparable = False
@@ -203,11 +237,19 @@ class StoreJournal:
         else:
             self.disk.end_process()
 
+    def proved(self, partitions: frozenset[int]) -> bool:
+        """Note that these partitions were compared; False while the disk takes nothing."""
+        try:
+            self._store.proved(partitions)
+        except WriteFailedError:
+            return False
+        return True
+
     def begin_snapshot(self) -> NewSnapshot | None:
         """Begin a snapshot; None if the disk takes none."""
         try:
             return self._store.begin_snapshot()
-        except StorageError:
+        except (WriteFailedError, SnapshotFailedError):
             return None
 
     def cut(self) -> None:
@@ -220,7 +262,7 @@ class StoreJournal:
         node_id, name, partitions, durability = self._words
         opening = Opening(
             cluster_id=b"simulated run id",
-            node_id=node_id if self._starts else None,
+            node_id=node_id,
             fresh_id=node_id,
             name=name,
             partitions=partitions,
@@ -229,12 +271,15 @@ class StoreJournal:
             now_ms=self._wall_ms,
             first_start=not self._starts,
         )
-        self._starts += 1
         replaced: list[tuple[bytes, bytes | None]] = []
         self._store = Store.open(self.disk, opening, segment_bytes=SEGMENT_BYTES)
         found = self._store.recover(lambda key, before, after: replaced.append((before, after)))
         recovered = Recovered(found.maps, found.hints, replaced, found.doubted)
+        self._starts += 1
         self._compare(recovered)
+        self.is_damaged = False
+        if self._chance.random() < 0.5:
+            self.disk.unreadable.clear()  # some files come back, and bring old states along
         return recovered
 
     def _compare(self, found: Recovered) -> None:

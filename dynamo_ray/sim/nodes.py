@@ -11,7 +11,7 @@ history what it alone can see: every mint, every record, every answer that ran a
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
 from dynamo_ray.core.detector import Detector
@@ -19,18 +19,20 @@ from dynamo_ray.core.merge import replaced
 from dynamo_ray.core.messages import Fetched, Merge, Merged, Mint, Minted, Persist
 from dynamo_ray.core.node import Answer, Node, Out, ToPeer
 from dynamo_ray.core.replica import Replica
-from dynamo_ray.core.ring import Ring
+from dynamo_ray.core.ring import Ring, partition_of
 from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.upkeep import Copied
 from dynamo_ray.sim.history import History, Reaped, decode
-from dynamo_ray.sim.journal import AppendRefusedError, Journal, Row
+from dynamo_ray.sim.journal import AppendRefusedError, Journal, Recovered, Row
 from dynamo_ray.sim.network import Network, Peer
+from dynamo_ray.sim.rebuilding import Rebuilding
 from dynamo_ray.sim.world import SECOND, World
 from dynamo_ray.storage.codec import Record
-from dynamo_ray.storage.errors import StorageError
+from dynamo_ray.storage.errors import StorageError, SyncFailedError
 from dynamo_ray.storage.snapshot import NewSnapshot
 
-DELIVERY_S = 1.0
 SNAPSHOT_S = 0.7
+RESTART_US = SECOND // 5
 
 
 class StorageNode(Peer):
@@ -50,7 +52,7 @@ class StorageNode(Peer):
         self.history: History
         self.peers: dict[bytes, Peer] = {}
         self.logged: dict[bytes, bytes] = {}
-        self.lost_power_at = -1
+        self.stopped_at = 0
         self.synced: dict[bytes, bytes] = {}
         self._chance = world.stream("disk")
 
@@ -61,12 +63,15 @@ class StorageNode(Peer):
 
     def start(self) -> None:
         """Start, or start again: read the log back, draw a new incarnation, watch the peers."""
+        try:
+            found = self.journal.recover()
+        except StorageError:
+            self._start_later()
+            return
         self.up = True
         times = self.settings.times
-        q = self.settings.partitions
-        owned = frozenset(p for p in range(q) if self.id in self.ring.owners(p))
-        self.replica = Replica(self.id, self.settings, [{} for _ in range(q)], owned)
-        self._replay()
+        self._take_over(found)
+        self.rebuilding = Rebuilding(self)
         self.node = Node(self.replica, self.settings, self.ring)
         self.detector = Detector(times.suspect_s, times.tick_s)
         self.detector.watch(sorted(self.peers), self.mono_s)
@@ -85,8 +90,7 @@ class StorageNode(Peer):
     def stop(self, power_loss: bool = False) -> None:
         """The process ends at once."""
         self.end_run()
-        if power_loss:
-            self.lost_power_at = self.world.now
+        self.stopped_at = self.world.now
         self.journal.crash(power_loss)
         if power_loss or self.takes_snapshots:
             self.history.forget_what(self.name)
@@ -110,22 +114,76 @@ class StorageNode(Peer):
         self.detector.on_down(_id(peer), self.mono_s)
 
     @property
+    def kept(self) -> dict[bytes, bytes]:
+        """The states that the node may have acknowledged, as its level says; also while down."""
+        if self.settings.durability == "memory":
+            return {key: state for of in self.replica.maps for key, state in of.items()}
+        return self.logged if self.settings.durability == "written" else self.synced
+
+    def prove(self, partitions: frozenset[int]) -> None:
+        """These partitions were compared with enough other owners: they count again (rule 9)."""
+        try:
+            if self.journal.proved(partitions):
+                self.replica.doubted -= partitions
+        except SyncFailedError:
+            self._end()
+
+    def take_in(self, partition: int, message: Merge) -> None:
+        """A merge of what was copied from another owner, as if it had been sent."""
+        to = (self, self.run, partition, message)
+        self._perform(self.node.on_request(to, message, 0, self.mono_ms, self.wall_ms))
+
+    def ask(self, node: bytes, message: Any, timeout_s: float, end: Callable[[Any], None]) -> None:
+        """Ask a peer; `end` is told once: the answer, or None for a failure or the time limit."""
+
+        def late() -> None:
+            if self.give_up(call):
+                end(None)
+
+        peer = self.peers[node]
+        call = self.call(peer, message, timeout_s, end, lambda maybe_applied: end(None))
+        if call:
+            self.after(int(timeout_s * SECOND), "time limit", late)
+
+    @property
     def is_busy(self) -> bool:
         """True while the log has work."""
         return self._appending or bool(self._gathered) or self.node.reaper.is_busy
 
-    def _replay(self) -> None:
+    def _take_over(self, found: Recovered) -> None:
         """What recovery found; replaced versions leave their put ids behind (rule 7)."""
-        found = self.journal.recover()
+        before = self.kept if self.run > 1 else {}
+        q = self.settings.partitions
+        owned = frozenset(p for p in range(q) if self.id in self.ring.owners(p))
+        self.replica = Replica(self.id, self.settings, found.maps, owned)
         self.replica.doubted = found.doubted
-        for before, after in found.replaced:
-            self.replica.puts.remember(replaced(before, after))
-        maps = self.replica.maps
-        for mine, of in zip(maps, found.maps, strict=True):
-            mine.update(of)
+        for old, new in found.replaced:
+            self.replica.puts.remember(replaced(old, new))
         self.replica.load_hints(found.hints)
-        self.logged = {key: state for of in maps for key, state in of.items()}
+        self.logged = {key: state for of in found.maps for key, state in of.items()}
         self.synced = dict(self.logged)
+        self._tell_forgotten(before)
+
+    def _start_later(self) -> None:
+        """The disk does not let the node start, or it ended by itself: somebody tries again."""
+
+        def again() -> None:
+            if not self.up:
+                self.start()
+
+        self.world.plan(RESTART_US, None, "start again", again)
+
+    def _end(self) -> None:
+        """An fsync failed: what the system dropped nobody knows, so nothing more is promised."""
+        self._may_append = False
+        run = self.run
+
+        def end() -> None:
+            if self.run == run:
+                self.stop()
+                self._start_later()
+
+        self.world.plan(0, None, "fsync failed", end)
 
     def _tick(self) -> None:
         times = self.settings.times
@@ -137,6 +195,7 @@ class StorageNode(Peer):
             self._renew()
         out = self.node.on_tick(self.mono_ms, self.wall_ms, self.detector.suspected)
         self._perform(out)
+        self.rebuilding.on_tick()
         self.after(int(times.tick_s * SECOND), "tick", self._tick)
 
     def _sync_timer(self) -> None:
@@ -159,24 +218,19 @@ class StorageNode(Peer):
     def _answer(self, effect: Answer) -> None:
         src, run, call, request = effect.to
         self._check_persisted(request, effect.message)
-        if src.run == run:
+        if src is self:
+            self.rebuilding.on_taken(call, effect.message)
+        elif src.run == run:
             self.answer(src, call, effect.message)
 
     def _deliver(self, effect: ToPeer) -> None:
-        """Ask a peer; its end comes once: its answer, a failure, or the time limit."""
         node = effect.node
-
-        def end(reply: Any) -> None:
-            self._perform(self.node.on_peer(node, effect.message, reply))
-
-        def late() -> None:
-            if self.give_up(call):
-                end(None)
-
-        peer = self.peers[node]
-        call = self.call(peer, effect.message, DELIVERY_S, end, lambda maybe_applied: end(None))
-        if call:
-            self.after(int(DELIVERY_S * SECOND), "time limit", late)
+        self.ask(
+            node,
+            effect.message,
+            self.settings.times.peer_s,
+            lambda reply: self._perform(self.node.on_peer(node, effect.message, reply)),
+        )
 
     def _work(self) -> None:
         """Give the log what is due: an append, or a sync, which may run beside appends."""
@@ -196,6 +250,9 @@ class StorageNode(Peer):
         except AppendRefusedError as error:
             self._perform(self.node.on_append_failed(cut_back=not error.unknown))
             return
+        except SyncFailedError:
+            self._end()
+            return
         self._appending = True
         for row in rows:
             self._tell_logged(row)
@@ -210,26 +267,42 @@ class StorageNode(Peer):
         self._syncing, self._sync_due = True, False
         covered = self._appended_at, dict(self.logged)
         if early := self._chance.random() < 0.5:
-            self.journal.sync()
+            if not self._is_synced():
+                return
         self.after(self._taking(self.sync_us), "synced", self._synced, not early, *covered)
 
     def _synced(self, late: bool, position: int, states: dict[bytes, bytes]) -> None:
         self._syncing = False
-        if late:
-            self.journal.sync()
+        if late and not self._is_synced():
+            return
         self.synced = states
         self._synced_at = position
         self._perform(self.node.on_synced(position))
 
+    def _is_synced(self) -> bool:
+        """Sync; False if that failed, and with it this run of the node."""
+        try:
+            self.journal.sync()
+        except SyncFailedError:
+            self._end()
+            return False
+        return True
+
     def _snapshot(self) -> None:
         """Write every partition aside, one by one, while others go on; then cut the log."""
-        taking = None if self._appending or self._gathered else self.journal.begin_snapshot()
+        taking = None
+        if self._may_append and not self._appending and not self._gathered:
+            try:
+                taking = self.journal.begin_snapshot()
+            except SyncFailedError:
+                self._end()
+                return
         if taking is not None:
             self._write_aside(taking, 0)
         self.after(int(SNAPSHOT_S * SECOND), "snapshot", self._snapshot)
 
     def _write_aside(self, taking: NewSnapshot, partition: int) -> None:
-        with suppress(StorageError):
+        try:
             if partition < self.settings.partitions:
                 of, hints = self.replica.maps[partition], self.replica.hints.of
                 taking.write(partition, [Record(partition, k, of[k], hints(k)) for k in of])
@@ -239,9 +312,15 @@ class StorageNode(Peer):
                 self.journal.cut()
                 return
             self.after(self._taking(self.sync_us), "aside", self._write_aside, taking, partition)
+        except StorageError:
+            taking.abandon()
 
     def _renew(self) -> None:
-        incarnation = self.journal.new_incarnation(self.wall_ms)
+        try:
+            incarnation = self.journal.new_incarnation(self.wall_ms)
+        except SyncFailedError:
+            self._end()
+            return
         if incarnation is not None:
             self.after(self._taking(self.sync_us), "incarnation", self._renewed, incarnation)
 
@@ -265,6 +344,29 @@ class StorageNode(Peer):
         rows = zip(message.keys, message.put_ids, message.contexts, before, after, strict=True)
         for key, put_id, context, old, new in rows:
             self.history.on_minted(self.name, self.world.now, key, put_id, context, old, new)
+
+    def _tell_forgotten(self, before: dict[bytes, bytes]) -> None:
+        """What a start did not find again of what was acknowledged; never without a doubt."""
+        q, ring, doubted = self.settings.partitions, self.ring, self.replica.doubted
+        if doubted:
+            self.history.forget_what(self.name)
+        for key, state in before.items():
+            partition, after = partition_of(key, q), self.logged.get(key)
+            if after == state:
+                continue
+            owners = ring.owners(partition)
+            holders = {
+                peer.id: peer.kept.get(key)
+                for peer in self.peers.values()
+                if isinstance(peer, StorageNode)
+            }
+            at_owners = [held for node, held in holders.items() if node in owners]
+            forgot = self.history.on_forgotten(
+                key, self.stopped_at, (state, after), at_owners, list(holders.values())
+            )
+            if forgot and partition not in doubted:
+                text = f"{self.name} lost {key!r} and does not doubt partition {partition}"
+                self.history.breach("recovery", self.world.now, text)
 
     def _tell_logged(self, row: Row) -> None:
         held = self.logged.get(row.key)
@@ -303,14 +405,17 @@ class StorageNode(Peer):
         if level == "memory" and not durable:
             return
         if isinstance(message, Minted | Fetched):
-            states = message.states
+            keys, partitions, states = request.keys, request.partitions, message.states
         elif isinstance(message, Merged) and isinstance(request, Merge):
-            states = request.states
+            keys, partitions, states = request.keys, request.partitions, request.states
+        elif isinstance(message, Copied):
+            keys, states = message.keys, message.states
+            partitions = [request.partition] * len(keys)
         else:
             return
         held = self.synced if durable else self.logged
         owned = self.replica.owned
-        for key, partition, state in zip(request.keys, request.partitions, states, strict=True):
+        for key, partition, state in zip(keys, partitions, states, strict=True):
             known = held.get(key)
             if state is None or known == state or (known is None and partition not in owned):
                 continue

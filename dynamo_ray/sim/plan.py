@@ -15,6 +15,8 @@ from dynamo_ray.sim.network import CALM, Weather
 from dynamo_ray.sim.world import MILLISECOND
 
 FAULTS = ("crash", "coordinator", "pause", "cut", "split", "full", "reset", "point")
+# Only with the real storage, which has files to damage.
+DISK_FAULTS = ("flip", "unreadable", "fsync", "wipe")
 STYLES = ("mixed", "set", "cart", "blind", "concurrent")
 
 
@@ -104,6 +106,9 @@ def draw_plan(chance: Random) -> Plan:
     faults = {name for name in FAULTS if chance.random() < 0.4}
     if chance.random() < (0.5 if durability == "synced" else 0.15):
         faults.add("power")  # below `synced` it may lose writes, and all other rules hold
+    real_storage = chance.random() < 0.25
+    if real_storage:
+        faults.update(name for name in DISK_FAULTS if chance.random() < 0.35)
     plan = Plan(
         nodes=nodes,
         zones=chance.choice((1, 1, 2, 3)),
@@ -133,7 +138,7 @@ def draw_plan(chance: Random) -> Plan:
         faults=frozenset(faults),
         fault_count=chance.randint(2, 8),
         down_us=chance.choice((50, 400, 1500, 4000)) * MILLISECOND,
-        real_storage=chance.random() < 0.15,
+        real_storage=real_storage,
         hint_bytes=chance.choice((1, 400, 1024 * 1024, 1024 * 1024)),
         sibling_bytes=chance.choice((400, 1200, 8 * 1024 * 1024, 8 * 1024 * 1024)),
         suspect_s=chance.choice((0.3, 0.6, 1.5)),

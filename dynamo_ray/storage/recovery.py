@@ -203,8 +203,11 @@ class Replay:
                 self._end_with(piece, content, number)
 
     def _content(self, number: int) -> bytes | None:
+        """The segment; None if the disk does not give all of it, which is no torn tail."""
+        path = segment_path(number)
         with suppress(StorageError):
-            return self._disk.read(segment_path(number))
+            content = self._disk.read(path)
+            return content if len(content) == self._disk.size(path) else None
         return None
 
     def _take(self, frame: Frame, content: bytes, number: int) -> None:

@@ -15,8 +15,6 @@ from dynamo_ray.core.messages import (
     ClientGet,
     ClientPut,
     Code,
-    Confirm,
-    Confirmed,
     Failure,
     Fetch,
     Fetched,
@@ -26,9 +24,9 @@ from dynamo_ray.core.messages import (
     Mint,
     Minted,
     PutDone,
-    Reap,
     Refused,
 )
+from dynamo_ray.core.upkeep import Confirm, Confirmed, Copied, Copy, Reap
 
 ID = b"i" * 16
 PUT = ClientPut([b"k"], [b"v"], [None], [ID], [0], 0, False)
@@ -44,6 +42,8 @@ MESSAGES: list[Any] = [
     Fetched([b"s", None], False),
     Confirmed([True, False]),
     Refused(Code.OVERLOADED, "busy"),
+    Copy(1, b"after"),
+    Copied([b"k"], [b"s"], 200, True),
     PUT,
     GET,
     PutDone([b"c", None], (Failure(1, Code.UNKNOWN, 2, 1, "why"),)),

@@ -20,9 +20,11 @@ from dynamo_ray.core.messages import (
     Renew,
 )
 from dynamo_ray.core.node import Answer, Node, ToPeer
+from dynamo_ray.core.pages import PAGE_KEYS
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member, Ring
 from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.upkeep import Copied, Copy
 from tests.core.histories import dot, incarnation, node_id, shown, state, version
 from tests.core.test_replica import FOREIGN, OWNED, merge_of, mint
 
@@ -248,3 +250,46 @@ def test_every_caller_is_answered_once_and_not_before_the_log(
         take(at.on_appended(records[-1].position))
         take(at.on_synced(records[-1].position))
     assert answered == set(range(1, asked + 1))
+
+
+# Pages of a partition, for a node that rebuilds its own.
+
+
+def copy_of(at: Node, after: bytes = b"") -> list[Any]:
+    return ask(at, Copy(OWNED, after), 0)
+
+
+def test_a_page_waits_for_the_log_up_to_what_it_shows() -> None:
+    at = node()
+    (record,) = ask(at, merge_of(b"k", HELD))
+    assert copy_of(at) == []
+    out = at.on_appended(record.position)
+    assert answers(out) == [Merged(), Copied([b"k"], [HELD], PAGE_KEYS, True)]
+
+
+def test_pages_follow_each_other_in_the_order_of_keys() -> None:
+    at = node("memory")
+    keys = [b"%04d" % i for i in range(PAGE_KEYS + 1)]
+    at.replica.maps[OWNED].update(dict.fromkeys(reversed(keys), HELD))
+    (first,) = answers(copy_of(at))
+    assert (list(first.keys), first.size) == (keys[:-1], PAGE_KEYS)
+    (last,) = answers(copy_of(at, first.keys[-1]))
+    assert list(last.keys) == keys[-1:] and last.size > 1
+
+
+def test_a_page_is_bounded_in_bytes_and_says_that_more_follows() -> None:
+    at = node("memory")
+    most = Settings().limits.batch_bytes
+    large = state(version(dot("b", 1), b"v" * (most // 2 + 1)))
+    at.replica.maps[OWNED].update(dict.fromkeys((b"a", b"b"), large))
+    (page,) = answers(copy_of(at))
+    assert (list(page.keys), page.size) == ([b"a"], 1)
+
+
+def test_a_page_says_whether_its_node_is_sure_of_the_partition() -> None:
+    at = node("memory")
+    assert answers(copy_of(at))[0].complete
+    (foreign,) = answers(ask(at, Copy(FOREIGN, b""), 0))
+    assert foreign.complete  # nothing that it acknowledged is missing
+    at.replica.doubted = frozenset({OWNED})
+    assert not answers(copy_of(at))[0].complete

@@ -6,21 +6,13 @@ from typing import Any
 
 import pytest
 
-from dynamo_ray.core.messages import (
-    Code,
-    Confirm,
-    Confirmed,
-    Merge,
-    Merged,
-    Persist,
-    Reap,
-    Refused,
-)
+from dynamo_ray.core.messages import Code, Merge, Merged, Persist, Refused
 from dynamo_ray.core.node import Answer, Node, ToPeer
 from dynamo_ray.core.reap import EFFORT_A_TICK, KEYS_A_SLICE
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member, Ring
 from dynamo_ray.core.settings import Settings, Times
+from dynamo_ray.core.upkeep import Confirm, Confirmed, Reap
 from dynamo_ray.core.version import Kind, decode, digest
 from tests.core.histories import dot, incarnation, node_id, state, version, writer
 

@@ -9,9 +9,7 @@ from dynamo_ray.core.settings import Settings, Times
 from dynamo_ray.core.version import Kind, decode
 from tests.server.loopback import Loopback, run, until
 
-TIMES = Times(
-    timeout_s=0.3, timeout_max_s=0.3, linger_s=0.1, tick_s=0.02, purge_s=0.2, grace_s=0.2
-)
+TIMES = Times(timeout_s=0.3, timeout_max_s=0.3, linger_s=0.1, tick_s=0.02, purge_s=0.2, grace_s=0.2)
 SETTINGS = Settings(partitions=4, times=TIMES)
 KEYS = [f"key:{i}" for i in range(60)]
 

@@ -236,11 +236,57 @@ def test_a_write_whose_end_is_unknown_may_be_lost(sound: History) -> None:
     assert "nothing_lost" not in complaints(changed)
 
 
-def test_a_power_loss_below_synced_may_lose_writes(sound: History) -> None:
+def forget(history: History, at: int, at_owners: tuple[bytes | None, ...] = ()) -> None:
+    """A node stopped and found nothing of the key again; others hold what is said."""
+    state = next(iter(history.finals[key_of(history)].values()))
+    history.on_forgotten(key_of(history), at, (state, None), at_owners, at_owners)
+
+
+def test_what_went_with_its_last_copy_may_be_lost(sound: History) -> None:
     changed = copy.deepcopy(sound)
-    changed.terms = replace(changed.terms, power_loss=True)
+    forget(changed, at=10**9)
     every_copy_vanishes(changed)
     assert "nothing_lost" not in complaints(changed)
+
+
+def test_what_somebody_still_held_may_not_be_lost(sound: History) -> None:
+    changed = copy.deepcopy(sound)
+    forget(changed, 10**9, (next(iter(changed.finals[key_of(changed)].values())),))
+    every_copy_vanishes(changed)
+    assert "nothing_lost" in complaints(changed)
+
+
+def test_what_arrives_after_all_is_not_lost(sound: History) -> None:
+    changed = copy.deepcopy(sound)
+    forget(changed, at=10**9)
+    state = next(iter(changed.finals[key_of(changed)].values()))
+    changed.on_logged("n1", 10**9, key_of(changed), state)
+    every_copy_vanishes(changed)
+    assert "nothing_lost" in complaints(changed)
+
+
+@pytest.mark.parametrize("at_read, is_due", [(False, True), (True, False)])
+def test_a_read_may_miss_only_what_was_gone_before_it(
+    sound: History, at_read: bool, is_due: bool
+) -> None:
+    changed = copy.deepcopy(sound)
+    a_strict_read_finds_nothing(changed)
+    read = [r for r in changed.reads if r.outcome == OK and r.state is None][-1]
+    at = max(write.ended for write in changed.writes if write.ended < read.invoked) + 1
+    forget(changed, at if at_read else 10**9)
+    assert ("reads_see_writes" in complaints(changed)) is is_due
+
+
+def test_a_read_may_not_miss_what_one_of_w_owners_forgot(sound: History) -> None:
+    """It is the very thing that rebuilding is for, unless fewer than W had been asked for."""
+    changed = copy.deepcopy(sound)
+    a_strict_read_finds_nothing(changed)
+    read = [r for r in changed.reads if r.outcome == OK and r.state is None][-1]
+    at = max(write.ended for write in changed.writes if write.ended < read.invoked) + 1
+    forget(changed, at, (next(iter(changed.finals[key_of(changed)].values())),))
+    assert "reads_see_writes" in complaints(changed)
+    changed.terms = replace(changed.terms, w=3)
+    assert "reads_see_writes" not in complaints(changed)
 
 
 def test_a_degraded_read_promises_nothing(sound: History) -> None:

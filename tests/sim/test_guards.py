@@ -17,10 +17,11 @@ import pytest
 from dynamo_ray.core import forget, get, hints, lives, mint, node, put, reap, replica, requests
 from dynamo_ray.core import merge as merging
 from dynamo_ray.core.attempts import Attempts
-from dynamo_ray.core.messages import Code, Confirm, Fetched, Merge, Mint, Reap
+from dynamo_ray.core.messages import Code, Fetched, Merge, Mint
 from dynamo_ray.core.plain import Plain
 from dynamo_ray.core.unlogged import Unlogged
 from dynamo_ray.core.unpersisted import Unpersisted
+from dynamo_ray.core.upkeep import Confirm, Reap
 from dynamo_ray.core.version import State, clock_of, decode, encode, is_expired
 from dynamo_ray.sim import journal, nodes
 from dynamo_ray.sim.faults import Fault
