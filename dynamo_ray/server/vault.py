@@ -27,13 +27,12 @@ from dynamo_ray.core.remembered import RememberedPuts
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member
 from dynamo_ray.storage.codec import Columns, Record
-from dynamo_ray.storage.disk import RealDisk
+from dynamo_ray.storage.disk import RealDisk, boot_id
 from dynamo_ray.storage.errors import AppendFailedError, StorageError, SyncFailedError
 from dynamo_ray.storage.snapshot import NewSnapshot
 from dynamo_ray.storage.store import Opening, Store
 
 VIEW_FILE = "VIEW"
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SNAPSHOT_BYTES = 64 * 1024 * 1024
 SAMPLE_A_PARTITION = 8
 _log = logging.getLogger("dynamo_ray.server")
@@ -233,7 +232,7 @@ def open_vault(charter: Charter, member: Member, data_dir: str, first_start: boo
         member.name,
         charter.settings.partitions,
         charter.settings.durability,
-        _boot_id(),
+        boot_id(),
         time.time_ns() // 1_000_000,
         first_start,
     )
@@ -247,10 +246,3 @@ def end_process(error: Exception) -> NoReturn:
     """
     _log.critical("%s; the node ends, so as not to promise", error)
     os._exit(1)
-
-
-def _boot_id() -> str:
-    try:
-        return BOOT_ID.read_text().strip()
-    except OSError:
-        return ""

@@ -25,6 +25,8 @@ from dynamo_ray.storage.frames import BATCH, CLOSED, SEGMENT_BYTES, Owner, frame
 SEGMENT_BYTES_MAX = 64 << 20
 # A frame is decoded whole, and one damaged frame is one damaged unit: keep it small.
 PAYLOAD_BYTES_MAX = 16 << 20
+# The number of the newest segment, so that a log that is gone is missed.
+REACHED = "REACHED"
 NAME = re.compile(r"log-([0-9a-f]{16})\.dynr")
 
 
