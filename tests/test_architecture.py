@@ -38,6 +38,7 @@ LAYERS: dict[str, set[str]] = {
     "config": BASE,
     "founding": {"storage", "wire"} | BASE,
     "storage": BASE,
+    "offline": {"founding", "storage"} | BASE,
     "wire": BASE,
     "sim": {"storage"} | BASE,
     "server": {"wire", "storage"} | BASE,
@@ -68,6 +69,7 @@ LAYERS: dict[str, set[str]] = {
         "survey",
         "config",
         "founding",
+        "offline",
     }
     | {"codecs", "found", "resolvers", "sim"}
     | BASE,

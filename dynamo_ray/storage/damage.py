@@ -27,6 +27,16 @@ class Damage(NamedTuple):
     cost: str
     partitions: tuple[int, ...] = ()
 
+    @property
+    def consequence(self) -> str:
+        """What a start does about it."""
+        if self.cost == NODE:
+            return "all that the node holds is doubted until compared with the other owners"
+        if self.cost == PARTITIONS:
+            places = ", ".join(map(str, self.partitions))
+            return f"partition {places} is quarantined until compared with the other owners"
+        return "nothing that was stored is lost"
+
 
 class Misfit(NamedTuple):
     """A row that no node can have written, though the bytes are as they were written."""

@@ -147,10 +147,7 @@ class Replay:
             except StorageError as error:
                 text = f"snapshot {number} is damaged and was not used ({error})"
                 self._hurt(f"{directory(number)}/{MANIFEST}", (0, 0), text, NOTHING)
-                # The manifest last: while it is there the rest is missed, not taken for unfinished.
-                names = [name for name in self._names(directory(number)) if name != MANIFEST]
-                for name in [*names, MANIFEST]:
-                    self._move_aside(f"{directory(number)}/{name}")
+                self._move_generation(number)
                 continue
             self.covered = self.found.position = generation.position
             self.segment = generation.segment
@@ -431,10 +428,15 @@ class Replay:
             self._disk.make_dir(ASIDE)
             self._disk.rename(path, f"{ASIDE}/{path.replace('/', '-')}")
 
-    def _names(self, path: str) -> list[str]:
-        with suppress(StorageError):
-            return self._disk.names(path)
-        return []
+    def _move_generation(self, number: int) -> None:
+        """The manifest last: while it is there the rest is missed, not taken for unfinished."""
+        try:
+            names = set(self._disk.names(directory(number))) - {MANIFEST}
+        except StorageError:  # no directory, but a link or a file of that name
+            self._move_aside(directory(number))
+            return
+        for name in [*sorted(names), MANIFEST]:
+            self._move_aside(f"{directory(number)}/{name}")
 
     def _set_aside(self, name: str, content: bytes) -> None:
         # Best effort: a full disk is no reason not to start.
