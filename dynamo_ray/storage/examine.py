@@ -17,6 +17,7 @@ from dynamo_ray.core.hints import owners_in
 from dynamo_ray.core.ring import partitions_of
 from dynamo_ray.core.version import Kind, MalformedStateError, decode, decode_strict, is_expired
 from dynamo_ray.storage import identity as identities
+from dynamo_ray.storage import quarantine
 from dynamo_ray.storage.codec import Columns
 from dynamo_ray.storage.damage import NODE, NOTHING, Damage, Judge, Misfit
 from dynamo_ray.storage.disk import Disk
@@ -25,14 +26,14 @@ from dynamo_ray.storage.frames import Frame, scan
 from dynamo_ray.storage.identity import Identity
 from dynamo_ray.storage.log import NAME as SEGMENT_NAME
 from dynamo_ray.storage.log import REACHED, segment_path, segments_on
-from dynamo_ray.storage.recovery import ASIDE, SEGMENT_BYTES_READ, Recovery
+from dynamo_ray.storage.recovery import SEGMENT_BYTES_READ, Recovery
 from dynamo_ray.storage.rehearsal import Act, Rehearsal
 from dynamo_ray.storage.sealed import unseal_bytes
 from dynamo_ray.storage.snapshot import DIRECTORY
 from dynamo_ray.storage.store import LOCK, UNSYNCED, VIEW, VIEW_BYTES_MAX, Opening, Store
 
 KEY_BYTES_MAX = 65_535
-OWN_NAMES = frozenset({identities.PATH, LOCK, REACHED, UNSYNCED, VIEW, ASIDE})
+OWN_NAMES = frozenset({identities.PATH, LOCK, REACHED, UNSYNCED, VIEW, quarantine.FOLDER})
 ASIDE_ENDINGS = (".new", ".aside")
 
 
@@ -152,7 +153,9 @@ def count(found: Recovery, now_ms: int) -> Counts:
 
 def set_aside(disk: Disk) -> list[tuple[str, int]]:
     """The damaged bytes that are kept for people: their names and lengths."""
-    return [(name, _size(disk, f"{ASIDE}/{name}")) for name in disk.names(ASIDE)]
+    return [
+        (name, _size(disk, f"{quarantine.FOLDER}/{name}")) for name in disk.names(quarantine.FOLDER)
+    ]
 
 
 def strangers(disk: Disk) -> list[str]:

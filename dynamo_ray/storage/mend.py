@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dynamo_ray.storage import quarantine
 from dynamo_ray.storage.codec import Columns, Record, decode_columns, encode_columns, without
 from dynamo_ray.storage.damage import Judge
 from dynamo_ray.storage.disk import Disk
@@ -27,7 +28,7 @@ from dynamo_ray.storage.frames import (
     segment_header,
 )
 from dynamo_ray.storage.log import segment_path, segments_on
-from dynamo_ray.storage.recovery import ASIDE, SEGMENT_BYTES_READ, Recovery
+from dynamo_ray.storage.recovery import SEGMENT_BYTES_READ, Recovery
 from dynamo_ray.storage.sealed import ASIDE as BESIDE
 from dynamo_ray.storage.store import VIEW, Opening, Store
 
@@ -57,15 +58,12 @@ def mend(disk: Disk, opening: Opening, random8: bytes) -> Recovery:
 
 
 def _keep(disk: Disk, found: Recovery) -> None:
-    """Make durable what recovery set aside, before what it was taken from goes."""
-    disk.make_dir(ASIDE)
+    """Make durable what is set aside, before what it was taken from goes."""
+    disk.make_dir(quarantine.FOLDER)
     for damage in found.damages:
         if "/" in damage.path and disk.exists(damage.path):  # a snapshot's file, in use in part
-            disk.write(f"{ASIDE}/{damage.path.replace('/', '-')}", [disk.read(damage.path)])
-    for name in disk.names(ASIDE):
-        disk.sync(f"{ASIDE}/{name}")
-    disk.sync_dir(ASIDE)
-    disk.sync_dir("")
+            disk.write(quarantine.place_of(damage.path), [disk.read(damage.path)])
+    quarantine.make_durable(disk)
 
 
 def _take_snapshot(store: Store, found: Recovery) -> None:
@@ -95,12 +93,7 @@ def _replace(disk: Disk, owner: Owner, number: int, partitions: int, judge: Judg
     if rewritten:
         disk.write(path + BESIDE, rewritten)
         disk.sync(path + BESIDE)
-    disk.make_dir(ASIDE)
-    disk.rename(path, _free_name(disk, path))
-    disk.sync_dir(ASIDE)
-    if rewritten:
-        disk.rename(path + BESIDE, path)
-    disk.sync_dir("")
+    quarantine.replace(disk, path, path + BESIDE if rewritten else "")
 
 
 def _first(disk: Disk, owner: Owner, number: int) -> int | None:
@@ -142,12 +135,3 @@ def _fitting(payload: bytes | None, partitions: int, judge: Judge) -> Columns | 
         return None
     fitting = without(columns, {misfit.row for misfit in judge(columns)})
     return fitting if fitting.keys else None
-
-
-def _free_name(disk: Disk, path: str) -> str:
-    """A name in the quarantine that nothing has yet."""
-    name, copies = f"{ASIDE}/{path}", 1
-    while disk.exists(name):
-        copies += 1
-        name = f"{ASIDE}/{path}-copy-{copies}"
-    return name

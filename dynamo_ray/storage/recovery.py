@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from dynamo_ray.storage import quarantine
 from dynamo_ray.storage.codec import Columns, decode_columns, without
 from dynamo_ray.storage.damage import NODE, NOTHING, PARTITIONS, Damage, Judge
 from dynamo_ray.storage.disk import Disk
@@ -32,7 +33,7 @@ from dynamo_ray.storage.frames import (
     first_position,
     scan,
 )
-from dynamo_ray.storage.log import REACHED, segment_path, segments_on
+from dynamo_ray.storage.log import REACHED, Reached, segment_path, segments_on
 from dynamo_ray.storage.snapshot import (
     MANIFEST,
     Generation,
@@ -43,7 +44,6 @@ from dynamo_ray.storage.snapshot import (
     read_partition,
 )
 
-ASIDE = "quarantine"
 # Longer than any segment gets: what is longer has grown by an accident, and may not fit in memory.
 SEGMENT_BYTES_READ = 1 << 30
 # The key, its state before and its state after a replayed record (None: forgotten).
@@ -82,7 +82,7 @@ class Recovery:
 class Replay:
     """One recovery. `found` is its result; the rest is what the log goes on from.
 
-    `reached`: the log came up to this segment, whose beginning is durable; None if unknown.
+    `reached`: how far the log had come for sure; None if that is not known any more.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Replay:
         owner: Owner,
         partitions: int,
         *,
-        reached: int | None,
+        reached: Reached | None,
         is_same_boot: bool,
         on_replaced: Replaced | None = None,
         judge: Judge | None = None,
@@ -125,13 +125,21 @@ class Replay:
             else:
                 self._pass_hollow(number)
         self.segment = max([self.segment, *numbers])
-        if self._reached is None:
-            self._hurt(REACHED, (0, 0), "how far the log had come cannot be read", NODE)
-        elif self.segment < self._reached:
-            text = f"log segments up to number {self._reached} are gone"
-            self._hurt(segment_path(self._reached), (0, 0), text, NODE)
+        self._compare(self._reached)
         self._leave_covered()
         self.found.quarantined = frozenset(self._quarantined)
+
+    def _compare(self, reached: Reached | None) -> None:
+        """The end of a log has nothing after it that would miss it."""
+        if reached is None:
+            self._hurt(REACHED, (0, 0), "how far the log had come cannot be read", NODE)
+        elif self.segment < reached.segment:
+            text = f"log segments up to number {reached.segment} are gone"
+            self._hurt(segment_path(reached.segment), (0, 0), text, NODE)
+        elif self.found.position < reached.position:
+            missing = reached.position - self.found.position
+            text = f"{missing} frames at the end of the log, which was closed, are lost"
+            self._hurt(segment_path(reached.segment), (0, 0), text, NODE)
 
     # ---- the snapshot
 
@@ -147,7 +155,7 @@ class Replay:
             except StorageError as error:
                 text = f"snapshot {number} is damaged and was not used ({error})"
                 self._hurt(f"{directory(number)}/{MANIFEST}", (0, 0), text, NOTHING)
-                self._move_generation(number)
+                quarantine.move_generation(self._disk, number)
                 continue
             self.covered = self.found.position = generation.position
             self.segment = generation.segment
@@ -163,12 +171,12 @@ class Replay:
         except StorageError as error:
             text = f"partition {partition} is quarantined: {error}"
             self._hurt(path, (0, 0), text, PARTITIONS, [partition])
-            self._move_aside(path)
+            quarantine.move(self._disk, path)
             return
         fitting = self._judged(columns, path, (0, 0))
         if fitting is not columns:
             with suppress(StorageError):
-                self._set_aside(path.replace("/", "-"), self._disk.read(path))
+                quarantine.copy(self._disk, path, self._disk.read(path))
         self.found.records += len(fitting.keys)
         self._apply(fitting)
 
@@ -198,7 +206,7 @@ class Replay:
             self._miss_segment(number)
             return
         self.segments.append((number, self.found.position + 1))
-        if self._reached is None or number <= self._reached:
+        if self._reached is None or number <= self._reached.segment:
             text = f"nothing of log segment {number} can be read"
             self._hurt(path, (0, 0), text, NODE)
         elif self._length(number) > SEGMENT_BYTES:
@@ -244,7 +252,7 @@ class Replay:
         """No segment to go on from, then: its bytes cannot even be synced."""
         text = f"log segment {number} cannot be read"
         self._hurt(segment_path(number), (0, 0), text, NODE)
-        self._move_aside(segment_path(number))
+        quarantine.move(self._disk, segment_path(number))
 
     def _pass_gap(self, gap: Gap, content: bytes, number: int, is_void: bool) -> None:
         """Bytes that are no frame: left by a write that failed (void), or damaged since."""
@@ -421,28 +429,7 @@ class Replay:
 
     def _keep_aside(self, number: int, content: bytes, piece: Frame | Gap) -> None:
         name = f"{segment_path(number)}-{piece.start:x}"
-        self._set_aside(name, content[piece.start : piece.end])
-
-    def _move_aside(self, path: str) -> None:
-        with suppress(StorageError):
-            self._disk.make_dir(ASIDE)
-            self._disk.rename(path, f"{ASIDE}/{path.replace('/', '-')}")
-
-    def _move_generation(self, number: int) -> None:
-        """The manifest last: while it is there the rest is missed, not taken for unfinished."""
-        try:
-            names = set(self._disk.names(directory(number))) - {MANIFEST}
-        except StorageError:  # no directory, but a link or a file of that name
-            self._move_aside(directory(number))
-            return
-        for name in [*sorted(names), MANIFEST]:
-            self._move_aside(f"{directory(number)}/{name}")
-
-    def _set_aside(self, name: str, content: bytes) -> None:
-        # Best effort: a full disk is no reason not to start.
-        with suppress(StorageError):
-            self._disk.make_dir(ASIDE)
-            self._disk.write(f"{ASIDE}/{name}", [content])
+        quarantine.copy(self._disk, name, content[piece.start : piece.end])
 
 
 def _bytes(piece: Frame | Gap) -> str:

@@ -34,6 +34,7 @@ from dynamo_ray.storage.errors import (
     StorageError,
     SyncFailedError,
     UnsafePathError,
+    WriteFailedError,
 )
 from dynamo_ray.storage.frames import (
     FRAME_BYTES,
@@ -43,7 +44,14 @@ from dynamo_ray.storage.frames import (
     newer_format,
 )
 from dynamo_ray.storage.identity import Identity
-from dynamo_ray.storage.log import REACHED, SEGMENT_BYTES_MAX, Log, segment_path, segments_on
+from dynamo_ray.storage.log import (
+    REACHED,
+    SEGMENT_BYTES_MAX,
+    Log,
+    Reached,
+    segment_path,
+    segments_on,
+)
 from dynamo_ray.storage.recovery import Recovery, Replaced, Replay
 from dynamo_ray.storage.sealed import read_sealed, write_sealed
 from dynamo_ray.storage.snapshot import FORMAT as SNAPSHOT_FORMAT
@@ -265,10 +273,11 @@ class Store:
         log, self._log = self._log, None
         try:
             if log is not None and self._is_renewed and self._failure is None:
-                if log.position != self._closed_at:
-                    with self._watching(), suppress(AppendFailedError):
+                with self._watching(), suppress(AppendFailedError, WriteFailedError):
+                    if log.position != self._closed_at:
                         log.mark_closed()
                         log.sync()
+                    self._save_reached(Reached(log.number, log.position))
         finally:
             self._disk.close()
 
@@ -278,16 +287,20 @@ class Store:
         return self._log
 
     def _on_segment(self, number: int) -> None:
-        # Not in IDENTITY: another thread may be writing that just now.
-        write_sealed(self._disk, REACHED, {"segment": number})
+        self._save_reached(Reached(number))
 
-    def _reached(self) -> int | None:
-        """The number of the newest segment; None if that is not known any more."""
+    def _save_reached(self, reached: Reached) -> None:
+        # Not in IDENTITY: another thread may be writing that just now.
+        write_sealed(self._disk, REACHED, reached._asdict())
+
+    def _reached(self) -> Reached | None:
+        """How far the log had come; None if that is not known any more."""
         try:
-            segment = read_sealed(self._disk, REACHED)["segment"]
+            said = read_sealed(self._disk, REACHED)
+            reached = Reached(said["segment"], said.get("position", 0))
         except (StorageError, KeyError):
             return None
-        return segment if isinstance(segment, int) else None
+        return reached if all(type(one) is int and one >= 0 for one in reached) else None
 
     def _is_proved(self, replay: Replay, is_same_boot: bool) -> bool:
         """Whether nothing that was acknowledged can be missing at the log's end."""
@@ -371,7 +384,7 @@ def _created(disk: Disk, opening: Opening) -> Identity:
         created_ms=opening.now_ms,
         doubted=frozenset() if opening.first_start else frozenset(range(opening.partitions)),
     )
-    write_sealed(disk, REACHED, {"segment": 0})
+    write_sealed(disk, REACHED, Reached(0)._asdict())
     identities.save(disk, identity)
     return identity
 
