@@ -145,6 +145,12 @@ def found(folder: Path, name: str, said: Said) -> Founded:
     return Founded(folder, charter, [secret], is_new=True)
 
 
+def charter_in(folder: Path) -> Charter | None:
+    """The charter of the cluster that lives in `folder`, if one does. Raises DataDirectoryError."""
+    path = folder / CHARTER_FILE
+    return _read(path)[0] if _is_there(path) else None
+
+
 def undo(founded: Founded) -> None:
     """Remove what a founding left whose cluster never came up, so that another can be founded.
 
@@ -192,6 +198,15 @@ def _holds_something(folder: Path) -> bool:
 
 
 def _existing(path: Path, name: str) -> tuple[Charter, list[bytes]]:
+    charter, secrets = _read(path)
+    if charter.name != name:
+        raise DataDirectoryError(
+            f"{path.parent} belongs to cluster {charter.name!r}; choose another data directory"
+        )
+    return charter, secrets
+
+
+def _read(path: Path) -> tuple[Charter, list[bytes]]:
     try:
         given = json.loads(path.read_text())
         written_in = given["format"]
@@ -201,18 +216,13 @@ def _existing(path: Path, name: str) -> tuple[Charter, list[bytes]]:
                 " start it with the newer version"
             )
         secrets = [bytes.fromhex(secret) for secret in given["secrets"]]
-        charter = charter_from(given)
+        return charter_from(given), secrets
     except DataDirectoryError:
         raise
     except (OSError, ValueError, KeyError, TypeError, CharterError) as error:
         raise DataDirectoryError(
             f"{path} cannot be read ({error}); restore it, or choose another data directory"
         ) from error
-    if charter.name != name:
-        raise DataDirectoryError(
-            f"{path.parent} belongs to cluster {charter.name!r}; choose another data directory"
-        )
-    return charter, secrets
 
 
 def _write_first(path: Path, content: str) -> bool:

@@ -38,6 +38,7 @@ LAYERS: dict[str, set[str]] = {
     "config": BASE,
     "founding": {"storage", "wire"} | BASE,
     "storage": BASE,
+    "offline": {"founding", "storage"} | BASE,
     "wire": BASE,
     "sim": {"storage"} | BASE,
     "server": {"wire", "storage"} | BASE,
@@ -79,6 +80,7 @@ LAYERS: dict[str, set[str]] = {
         "sweep",
         "config",
         "founding",
+        "offline",
     }
     | {"codecs", "found", "resolvers", "sim"}
     | BASE,

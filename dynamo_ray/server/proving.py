@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from dynamo_ray.server.node import NodeServer
 
 
-
 class Proving:
     """Performs what one node's Rebuild asks for."""
 

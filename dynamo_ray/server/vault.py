@@ -27,13 +27,12 @@ from dynamo_ray.core.remembered import RememberedPuts
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member
 from dynamo_ray.storage.codec import Columns, Record
-from dynamo_ray.storage.disk import RealDisk
+from dynamo_ray.storage.disk import RealDisk, boot_id
 from dynamo_ray.storage.errors import AppendFailedError, StorageError, SyncFailedError
+from dynamo_ray.storage.sealed import seal_bytes, unseal_bytes
 from dynamo_ray.storage.snapshot import NewSnapshot
-from dynamo_ray.storage.store import Opening, Store
+from dynamo_ray.storage.store import VIEW, VIEW_BYTES_MAX, Opening, Store
 
-VIEW_FILE = "VIEW"
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SNAPSHOT_BYTES = 64 * 1024 * 1024
 SAMPLE_A_PARTITION = 8
 _log = logging.getLogger("dynamo_ray.server")
@@ -167,17 +166,18 @@ class Vault:
 
     def keep_view(self, view: View) -> None:
         """Remember where everybody is. Losing it only costs a slower next start."""
-        aside = VIEW_FILE + ".aside"
+        aside = VIEW + ".aside"
         with suppress(StorageError):
             if self._disk.exists(aside):
                 self._disk.remove(aside)
-            self._disk.write(aside, [msgpack.packb(view.to_rows())])
-            self._disk.rename(aside, VIEW_FILE)
+            self._disk.write(aside, [seal_bytes(msgpack.packb(view.to_rows()))])
+            self._disk.rename(aside, VIEW)
 
     def known_view(self, view: View) -> View:
         """The view that was kept, merged with `view`."""
         try:
-            rows = msgpack.unpackb(self._disk.read(VIEW_FILE), raw=False)
+            kept = unseal_bytes(self._disk.read(VIEW, 0, VIEW_BYTES_MAX))
+            rows = msgpack.unpackb(kept, raw=False)
             return view.with_facts(view_from(rows).facts.values())
         except (StorageError, ValueError, TypeError):
             return view
@@ -233,7 +233,7 @@ def open_vault(charter: Charter, member: Member, data_dir: str, first_start: boo
         member.name,
         charter.settings.partitions,
         charter.settings.durability,
-        _boot_id(),
+        boot_id(),
         time.time_ns() // 1_000_000,
         first_start,
     )
@@ -247,10 +247,3 @@ def end_process(error: Exception) -> NoReturn:
     """
     _log.critical("%s; the node ends, so as not to promise", error)
     os._exit(1)
-
-
-def _boot_id() -> str:
-    try:
-        return BOOT_ID.read_text().strip()
-    except OSError:
-        return ""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from dynamo_ray.core.clock import Clock, Dot
 from dynamo_ray.core.mint import CONCURRENT
+from dynamo_ray.core.remains import dead_since_ms
 from dynamo_ray.core.version import State, Version, purged
 from dynamo_ray.core.version import decode as _decode
 
@@ -196,6 +197,8 @@ class History:
         self.reaped.setdefault(key, []).append(reaped)
         gone = decode(reaped.before)
         dead = {version.dot for version in gone.versions}
+        if reaped.after is None and not dead_since_ms(gone):
+            self.breach("reap", reaped.at, f"{reaped.node} reaped {key!r}, which is alive")
         for name, state in others.items():
             old = [v.dot for v in decode(state).versions if v.dot not in dead]
             if any(gone.clock.covers(dot) for dot in old):

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from dynamo_ray.sim.nodes import StorageNode
 
 
-
 class Rebuilding:
     """Performs what one run of a node's Rebuild asks for."""
 

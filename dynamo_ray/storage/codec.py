@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from dynamo_ray.core.ring import NODE_ID_BYTES
 from dynamo_ray.storage.errors import MalformedBatchError, RecordTooLargeError
 
 FORMAT = 1
@@ -94,6 +95,18 @@ def part_of(columns: Columns, start: int, stop: int) -> Columns:
     return Columns(partitions[start:stop], keys[start:stop], states[start:stop], hints[start:stop])
 
 
+def without(columns: Columns, rows: set[int]) -> Columns:
+    """The columns without these rows."""
+    partitions, keys, states, hints = columns
+    kept = [at for at in range(len(keys)) if at not in rows]
+    return Columns(
+        [partitions[at] for at in kept],
+        [keys[at] for at in kept],
+        [states[at] for at in kept],
+        [hints[at] for at in kept],
+    )
+
+
 def encode(records: Sequence[Record]) -> bytes:
     """The message of at least one record. Raises RecordTooLargeError."""
     return encode_columns(columns_of(records))
@@ -155,8 +168,16 @@ def decode_columns(message: bytes) -> Columns:
     states = _values(rows, state_nulls, message, fields[15:21])
     if hint_nulls == rows:
         return Columns(partitions, keys, states, [b""] * rows)
-    hints = [one or b"" for one in _values(rows, hint_nulls, message, fields[21:27])]
+    hints = node_lists(_values(rows, hint_nulls, message, fields[21:27]))
     return Columns(partitions, keys, states, hints)
+
+
+def node_lists(hints: Sequence[bytes | None]) -> list[bytes]:
+    """A column of hints, b"" for null. MalformedBatchError unless each is a list of node ids."""
+    lists = [one or b"" for one in hints]
+    if any(len(one) % NODE_ID_BYTES for one in lists):
+        raise MalformedBatchError("hints that are no list of node ids")
+    return lists
 
 
 @lru_cache(maxsize=1024)

@@ -35,6 +35,11 @@ from dynamo_ray.storage.errors import (
 SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 # O_NONBLOCK: opening a pipe that somebody put there must not hang; regular files ignore it.
 FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+# A file may claim more than it holds, and what it claims would be read into memory. No file of ours
+# is that hollow: each value has some hundred bytes around it that no file system makes smaller.
+CLAIMED_BYTES = 64 << 20
+CLAIMED_RATIO = 4096
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # macOS: fsync leaves the bytes in the drive's own cache.
 FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 
@@ -107,15 +112,21 @@ class Handle:
 
 
 class RealDisk:
-    """A directory of the machine. Names are checked; no symbolic link inside is ever followed."""
+    """A directory of the machine. Names are checked; no symbolic link inside is ever followed.
 
-    def __init__(self, root: str | Path) -> None:
+    It is made unless `create` is False; then looking at it leaves no trace.
+    """
+
+    def __init__(self, root: str | Path, *, create: bool = True) -> None:
         self.name = str(root)
-        is_new = not os.path.isdir(root)
+        is_new = create and not os.path.isdir(root)
         try:
-            os.makedirs(root, mode=0o700, exist_ok=True)
+            if create:
+                os.makedirs(root, mode=0o700, exist_ok=True)
             self._root = Handle(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         except OSError as error:
+            if not create:
+                raise ReadFailedError(self.name, _reason(error)) from error
             raise WriteFailedError(self.name, 0, _reason(error)) from error
         if is_new:
             _sync_parent(self.name)
@@ -125,7 +136,9 @@ class RealDisk:
     def read(self, path: str, start: int = 0, size: int | None = None) -> bytes:
         try:
             with self._opened(path, os.O_RDONLY) as fd:
-                end = os.fstat(fd).st_size if size is None else start + size
+                found = os.fstat(fd)
+                end = found.st_size if size is None else min(start + size, found.st_size)
+                _refuse_hollow(end - start, found)
                 return _read_all(fd, start, end)
         except FileNotFoundError as error:
             raise MissingFileError(self._where(path)) from error
@@ -232,22 +245,47 @@ class RealDisk:
     def lock(self, path: str) -> None:
         with self._writing(path):
             handle = self._handle(path, os.O_RDWR | os.O_CREAT)
+        self._hold(handle, fcntl.LOCK_EX)
+        with suppress(OSError):  # the pid is for people only; the lock holds without it
+            os.ftruncate(handle.fd, 0)
+            os.pwrite(handle.fd, b"%d\n" % os.getpid(), 0)
+
+    def share(self, path: str) -> None:
+        """Keep others from locking the directory until `close`, and change nothing in it.
+
+        Raises DirectoryInUseError, ReadFailedError.
+        """
         try:
-            fcntl.flock(handle.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._hold(self._handle(path, os.O_RDONLY), fcntl.LOCK_SH)
+        except FileNotFoundError:
+            return  # nobody has ever locked it
+        except OSError as error:
+            raise ReadFailedError(self._where(path), _reason(error)) from error
+
+    def changed_ms(self, path: str) -> int:
+        """The wall time of the file's last change. MissingFileError, ReadFailedError."""
+        try:
+            with self._opened(path, os.O_RDONLY) as fd:
+                return os.fstat(fd).st_mtime_ns // 1_000_000
+        except FileNotFoundError as error:
+            raise MissingFileError(self._where(path)) from error
+        except OSError as error:
+            raise ReadFailedError(self._where(path), _reason(error)) from error
+
+    def close(self) -> None:
+        self._open.clear()
+        self._lock = None
+
+    def _hold(self, handle: Handle, how: int) -> None:
+        try:
+            fcntl.flock(handle.fd, how | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.pread(handle.fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
             raise DirectoryInUseError(
                 f"{self.name} is in use (pid {holder}); stop that node first, or give this one"
                 " a directory of its own"
             ) from error
-        with suppress(OSError):  # the pid is for people only; the lock holds without it
-            os.ftruncate(handle.fd, 0)
-            os.pwrite(handle.fd, b"%d\n" % os.getpid(), 0)
         self._lock = handle
-
-    def close(self) -> None:
-        self._open.clear()
-        self._lock = None
 
     def _where(self, path: str) -> str:
         return os.path.join(self.name, path) if path else self.name
@@ -313,6 +351,20 @@ def _check(path: str) -> None:
 
 def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
+
+
+def boot_id() -> str:
+    """What differs after every start of the machine; "" where the system does not tell."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _refuse_hollow(size: int, found: os.stat_result) -> None:
+    held = found.st_blocks * 512
+    if size > max(CLAIMED_BYTES, held * CLAIMED_RATIO):
+        raise OSError(f"it claims {found.st_size:,} bytes and holds {held:,}")
 
 
 def _read_all(fd: int, start: int, end: int) -> bytes:

@@ -8,9 +8,12 @@ complete (rule 9): they stay so, over any number of starts, until compared with 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from dynamo_ray.core.ring import NODE_ID_BYTES
+from dynamo_ray.core.settings import DURABILITIES
 from dynamo_ray.storage.disk import Disk
 from dynamo_ray.storage.errors import (
     DamagedFileError,
@@ -23,6 +26,8 @@ from dynamo_ray.storage.sealed import read_sealed, write_sealed
 PATH = "IDENTITY"
 FORMAT = 1
 RANDOM_BYTES = 8
+INCARNATION_BYTES = 14
+PARTITIONS_MAX = 65_536
 LAST_MS = (1 << 48) - 1
 
 
@@ -102,4 +107,16 @@ def _from_json(content: dict[str, Any]) -> Identity:
     )
     if _to_json(identity) != content:
         raise ValueError("fields of other kinds")
+    if not all(_in_range(identity)):
+        raise ValueError("fields out of range")
     return identity
+
+
+def _in_range(identity: Identity) -> Iterator[bool]:
+    yield 1 <= len(identity.cluster_id) <= 32
+    yield len(identity.node_id) == NODE_ID_BYTES
+    yield 1 <= identity.partitions <= PARTITIONS_MAX
+    yield 0 <= identity.created_ms <= LAST_MS
+    yield len(identity.incarnation) in (0, INCARNATION_BYTES)
+    yield identity.durability in ("", *DURABILITIES)
+    yield all(0 <= one < identity.partitions for one in identity.doubted)

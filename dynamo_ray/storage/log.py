@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from dynamo_ray.storage.codec import Columns, encode_columns, part_of
 from dynamo_ray.storage.disk import Disk
@@ -25,7 +26,16 @@ from dynamo_ray.storage.frames import BATCH, CLOSED, SEGMENT_BYTES, Owner, frame
 SEGMENT_BYTES_MAX = 64 << 20
 # A frame is decoded whole, and one damaged frame is one damaged unit: keep it small.
 PAYLOAD_BYTES_MAX = 16 << 20
+# How far the log has come, so that what is gone from its end is missed.
+REACHED = "REACHED"
 NAME = re.compile(r"log-([0-9a-f]{16})\.dynr")
+
+
+class Reached(NamedTuple):
+    """The log has a segment of that number, and once ended, closed, with that position (or 0)."""
+
+    segment: int
+    position: int = 0
 
 
 def segment_path(number: int) -> str:

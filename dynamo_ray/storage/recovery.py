@@ -7,19 +7,23 @@
            └─ positions that nobody accounts for     the whole node is suspect
 
 The positions of frames rise by one, so what was lost is known from what is there: bytes that are no
-frame matter only if a position is missing. Recovery raises nothing for damage. It changes nothing
-but a torn tail; damaged bytes are copied to `quarantine/`, for people.
+frame matter only if a position is missing. Recovery raises nothing for damage. It cuts a torn tail.
+To `quarantine/`, for people, it copies the damaged bytes of a segment, and moves whole files of
+which nothing is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from dynamo_ray.storage.codec import Columns, decode_columns
+from dynamo_ray.storage import quarantine
+from dynamo_ray.storage.codec import Columns, decode_columns, without
+from dynamo_ray.storage.damage import NODE, NOTHING, PARTITIONS, Damage, Judge
 from dynamo_ray.storage.disk import Disk
-from dynamo_ray.storage.errors import MalformedBatchError, StorageError
+from dynamo_ray.storage.errors import MalformedBatchError, MissingFileError, StorageError
 from dynamo_ray.storage.frames import (
     CLOSED,
     SEGMENT_BYTES,
@@ -29,16 +33,19 @@ from dynamo_ray.storage.frames import (
     first_position,
     scan,
 )
-from dynamo_ray.storage.log import segment_path, segments_on
+from dynamo_ray.storage.log import REACHED, Reached, segment_path, segments_on
 from dynamo_ray.storage.snapshot import (
+    MANIFEST,
     Generation,
+    directory,
     file_path,
     generations_on,
     read_manifest,
     read_partition,
 )
 
-ASIDE = "quarantine"
+# Longer than any segment gets: what is longer has grown by an accident, and may not fit in memory.
+SEGMENT_BYTES_READ = 1 << 30
 # The key, its state before and its state after a replayed record (None: forgotten).
 Replaced = Callable[[bytes, bytes, bytes | None], None]
 
@@ -50,6 +57,7 @@ class Recovery:
     `quarantined`: partitions of which something is known to be damaged. `suspect`: something is
     lost and nobody can say of which partition. `doubted`: partitions that cannot be proved
     complete, now or since an earlier start, for these reasons or after a crash (DESIGN rule 9).
+    `notes` say in words all that was not as it should be; `damages` are those that no crash leaves.
     """
 
     maps: list[dict[bytes, bytes]]
@@ -62,6 +70,8 @@ class Recovery:
     suspect: bool = False
     doubted: frozenset[int] = frozenset()
     notes: list[str] = field(default_factory=list)
+    damages: list[Damage] = field(default_factory=list)
+    generation: Generation | None = None
 
     @property
     def complete(self) -> bool:
@@ -72,7 +82,7 @@ class Recovery:
 class Replay:
     """One recovery. `found` is its result; the rest is what the log goes on from.
 
-    `reached`: the log came up to this segment, whose beginning is durable; None if unknown.
+    `reached`: how far the log had come for sure; None if that is not known any more.
     """
 
     def __init__(
@@ -81,9 +91,10 @@ class Replay:
         owner: Owner,
         partitions: int,
         *,
-        reached: int | None,
+        reached: Reached | None,
         is_same_boot: bool,
-        on_replaced: Replaced | None,
+        on_replaced: Replaced | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.found = Recovery([{} for _ in range(partitions)])
         self.segments: list[tuple[int, int]] = []
@@ -96,6 +107,7 @@ class Replay:
         self._reached = reached
         self._is_same_boot = is_same_boot
         self._on_replaced = on_replaced
+        self._judge = judge
         self._quarantined: set[int] = set()
         # Put ids are remembered from records that the snapshot already covers, too (rule 7).
         self._older: dict[bytes, tuple[int, bytes]] = {}
@@ -113,12 +125,21 @@ class Replay:
             else:
                 self._pass_hollow(number)
         self.segment = max([self.segment, *numbers])
-        if self._reached is None:
-            self._suspect("how far the log had come cannot be read")
-        elif self.segment < self._reached:
-            self._suspect(f"log segments up to number {self._reached} are gone")
+        self._compare(self._reached)
         self._leave_covered()
         self.found.quarantined = frozenset(self._quarantined)
+
+    def _compare(self, reached: Reached | None) -> None:
+        """The end of a log has nothing after it that would miss it."""
+        if reached is None:
+            self._hurt(REACHED, (0, 0), "how far the log had come cannot be read", NODE)
+        elif self.segment < reached.segment:
+            text = f"log segments up to number {reached.segment} are gone"
+            self._hurt(segment_path(reached.segment), (0, 0), text, NODE)
+        elif self.found.position < reached.position:
+            missing = reached.position - self.found.position
+            text = f"{missing} frames at the end of the log, which was closed, are lost"
+            self._hurt(segment_path(reached.segment), (0, 0), text, NODE)
 
     # ---- the snapshot
 
@@ -128,27 +149,36 @@ class Replay:
             try:
                 partitions = len(self.found.maps)
                 generation = read_manifest(self._disk, self._owner, partitions, number)
+            except MissingFileError:
+                self._note(f"snapshot {number} is unfinished and was not used")
+                continue
             except StorageError as error:
-                self._note(f"snapshot {number} is unfinished or damaged and was not used ({error})")
+                text = f"snapshot {number} is damaged and was not used ({error})"
+                self._hurt(f"{directory(number)}/{MANIFEST}", (0, 0), text, NOTHING)
+                quarantine.move_generation(self._disk, number)
                 continue
             self.covered = self.found.position = generation.position
             self.segment = generation.segment
+            self.found.generation = generation
             for partition in generation.files:
                 self._load_partition(generation, partition)
             return
 
     def _load_partition(self, generation: Generation, partition: int) -> None:
+        path = file_path(generation.number, partition)
         try:
             columns = read_partition(self._disk, generation, partition)
         except StorageError as error:
-            path = file_path(generation.number, partition)
-            self._note(f"partition {partition} is quarantined: {error}")
-            self._quarantined.add(partition)
-            with suppress(StorageError):
-                self._set_aside(path.replace("/", "-"), self._disk.read(path))
+            text = f"partition {partition} is quarantined: {error}"
+            self._hurt(path, (0, 0), text, PARTITIONS, [partition])
+            quarantine.move(self._disk, path)
             return
-        self.found.records += len(columns.keys)
-        self._apply(columns)
+        fitting = self._judged(columns, path, (0, 0))
+        if fitting is not columns:
+            with suppress(StorageError):
+                quarantine.copy(self._disk, path, self._disk.read(path))
+        self.found.records += len(fitting.keys)
+        self._apply(fitting)
 
     # ---- the log
 
@@ -170,10 +200,18 @@ class Replay:
 
     def _pass_hollow(self, number: int) -> None:
         """A newer segment without header and frames: torn in its making, or damaged since?"""
-        self.segments.append((number, self.found.position + 1))
+        path = segment_path(number)
         self.ends_closed = False
-        if self._reached is None or number <= self._reached:
-            self._suspect(f"nothing of log segment {number} can be read")
+        if self._content(number) is None:
+            self._miss_segment(number)
+            return
+        self.segments.append((number, self.found.position + 1))
+        if self._reached is None or number <= self._reached.segment:
+            text = f"nothing of log segment {number} can be read"
+            self._hurt(path, (0, 0), text, NODE)
+        elif self._length(number) > SEGMENT_BYTES:
+            # A segment's name is durable, and said in REACHED, before its first frame is written.
+            self._hurt(path, (0, 0), f"log segment {number} is none of this node's", NOTHING)
         else:
             self._note(f"log segment {number} was torn in its making; nothing was in it")
 
@@ -181,72 +219,134 @@ class Replay:
         self, number: int, first: int | None, stop: int | None, is_last: bool
     ) -> None:
         """`stop`: where the next segment begins; frames from there on are void here."""
-        self.segments.append((number, self.found.position + 1 if first is None else first))
+        path, frames = segment_path(number), 0
         self.ends_closed = False
         content = self._content(number)
         if content is None:
-            self._suspect(f"log segment {number} cannot be read")
+            self._miss_segment(number)
             return
+        self.segments.append((number, self.found.position + 1 if first is None else first))
         self.size += len(content)
-        if first is None:
-            self._note(f"the header of log segment {number} is damaged")
-        else:
+        if first is not None:
             self._expect(first, number)
+        # The position that the segment is known to have come to.
+        came_to = 0 if first is None else first - 1
         for piece in scan(content, self._owner.seed, number):
             if isinstance(piece, Frame):
+                frames += 1
                 if stop is None or piece.position < stop:
+                    came_to = max(came_to, piece.position)
                     self._take(piece, content, number)
-            elif piece.end < len(content) or not is_last:
-                self._note(f"{_bytes(piece)} of log segment {number} are no frame")
-                self._keep_aside(number, content, piece)
-            else:
+            elif piece.end == len(content) and is_last:
                 self._end_with(piece, content, number)
+            else:
+                ends_whole = piece.end == len(content) and stop is not None and came_to + 1 >= stop
+                self._pass_gap(piece, content, number, ends_whole)
+        if first is None:
+            self._miss_header(number, frames, len(content))
+        if self._length(number) > len(content):
+            text = f"log segment {number} is longer than any, and was not read to its end"
+            self._hurt(path, (len(content), self._length(number)), text, NODE)
+
+    def _miss_segment(self, number: int) -> None:
+        """No segment to go on from, then: its bytes cannot even be synced."""
+        text = f"log segment {number} cannot be read"
+        self._hurt(segment_path(number), (0, 0), text, NODE)
+        quarantine.move(self._disk, segment_path(number))
+
+    def _pass_gap(self, gap: Gap, content: bytes, number: int, is_void: bool) -> None:
+        """Bytes that are no frame: left by a write that failed (void), or damaged since."""
+        text = f"{_bytes(gap)} of log segment {number} are no frame"
+        if is_void:
+            self._note(f"{text}: left by a crash or a failed write, and void")
+        else:
+            self._hurt(segment_path(number), gap[:2], text, NOTHING)
+        self._keep_aside(number, content, gap)
+
+    def _miss_header(self, number: int, frames: int, size: int) -> None:
+        text = f"the header of log segment {number} is damaged"
+        if frames or size > SEGMENT_BYTES:
+            self._hurt(segment_path(number), (0, min(size, SEGMENT_BYTES)), text, NOTHING)
+        else:
+            self._note(f"{text}; nothing was in it")
 
     def _content(self, number: int) -> bytes | None:
         """The segment; None if the disk does not give all of it, which is no torn tail."""
         path = segment_path(number)
         with suppress(StorageError):
-            content = self._disk.read(path)
-            return content if len(content) == self._disk.size(path) else None
+            content = self._disk.read(path, 0, SEGMENT_BYTES_READ)
+            whole = min(self._disk.size(path), SEGMENT_BYTES_READ)
+            return content if len(content) == whole else None
         return None
+
+    def _length(self, number: int) -> int:
+        with suppress(StorageError):
+            return self._disk.size(segment_path(number))
+        return 0
 
     def _take(self, frame: Frame, content: bytes, number: int) -> None:
         found = self.found
         self.ends_closed = frame.kind == CLOSED
-        columns = self._columns(frame)
-        if frame.position <= self.covered:
-            if columns is not None and self._on_replaced is not None:
-                self._look_at(columns)
-            return
-        self._expect(frame.position, number)
-        found.position = frame.position
+        is_covered = frame.position <= self.covered
+        if not is_covered:
+            self._expect(frame.position, number)
+            found.position = frame.position
         if frame.kind == CLOSED:
             return
-        if columns is not None:
-            found.frames += 1
-            found.records += len(columns.keys)
-            if frame.partitions is None:
-                self._note(
-                    f"{_bytes(frame)} of log segment {number} are damaged, but not its records"
-                )
-            self._apply(columns)
-        elif frame.partitions is not None and max(frame.partitions, default=0) < len(found.maps):
-            self._note(f"{_bytes(frame)} of log segment {number} are damaged: quarantined")
-            self._quarantined.update(frame.partitions)
+        columns = self._columns(frame)
+        if columns is None:
+            self._lose(frame, content, number, is_covered)
+            return
+        path = segment_path(number)
+        fitting = self._judged(columns, path, frame[:2], is_covered)
+        if fitting is not columns:
             self._keep_aside(number, content, frame)
+        if is_covered:
+            if self._on_replaced is not None:
+                self._look_at(fitting)
+            return
+        if frame.partitions is None:
+            text = f"{_bytes(frame)} of log segment {number} are damaged, but not its records"
+            self._hurt(path, frame[:2], text, NOTHING)
+        found.frames += 1
+        found.records += len(fitting.keys)
+        self._apply(fitting)
+
+    def _lose(self, frame: Frame, content: bytes, number: int, is_covered: bool) -> None:
+        """A frame whose records cannot be read."""
+        path, places = segment_path(number), frame.partitions
+        text = f"{_bytes(frame)} of log segment {number} are damaged"
+        if is_covered:
+            text += "; the snapshot has what they held, except for put ids"
+            self._hurt(path, frame[:2], text, NOTHING)
+        elif places is not None and max(places, default=0) < len(self.found.maps):
+            self._hurt(path, frame[:2], f"{text}: quarantined", PARTITIONS, places)
         else:
-            self._suspect(f"{_bytes(frame)} of log segment {number} are damaged")
-            self._keep_aside(number, content, frame)
+            self._hurt(path, frame[:2], text, NODE)
+        self._keep_aside(number, content, frame)
 
     def _columns(self, frame: Frame) -> Columns | None:
         """The frame's records; None if it is damaged, or says what no frame of this node can."""
-        if frame.payload is None or frame.kind == CLOSED:
+        if frame.payload is None:
             return None
         try:
             columns = decode_columns(frame.payload)
         except MalformedBatchError:
             return None
         return columns if max(columns.partitions) < len(self.found.maps) else None
+
+    def _judged(
+        self, columns: Columns, path: str, place: tuple[int, int], is_covered: bool = False
+    ) -> Columns:
+        """The columns, without those rows that no node can have written."""
+        misfits = list(self._judge(columns)) if self._judge is not None else []
+        if not misfits:
+            return columns
+        for why, count in Counter(one.why for one in misfits).items():
+            places = sorted({p for one in misfits if one.why == why for p in one.partitions})
+            cost = NOTHING if is_covered else PARTITIONS
+            self._hurt(path, place, f"{path} holds {count} records {why}", cost, places)
+        return without(columns, {one.row for one in misfits})
 
     def _end_with(self, gap: Gap, content: bytes, number: int) -> None:
         """The log ends in bytes that are no frame: torn, or damaged?
@@ -256,7 +356,8 @@ class Replay:
         """
         self.ends_closed = False
         if not gap.is_cut and self._is_same_boot:
-            self._suspect(f"{_bytes(gap)} at the end of log segment {number} are damaged")
+            text = f"{_bytes(gap)} at the end of log segment {number} are damaged"
+            self._hurt(segment_path(number), gap[:2], text, NODE)
             self._keep_aside(number, content, gap)
             return
         self._note(f"{_bytes(gap)} of log segment {number} were torn off by a crash: cut")
@@ -269,7 +370,8 @@ class Replay:
         """Nothing may be missing before `position`."""
         missing = position - self.found.position - 1
         if missing > 0:
-            self._suspect(f"{missing} frames before or in log segment {number} are lost")
+            text = f"{missing} frames before or in log segment {number} are lost"
+            self._hurt(segment_path(number), (0, 0), text, NODE)
             self.found.position = position - 1
 
     # ---- the maps
@@ -315,19 +417,23 @@ class Replay:
     def _note(self, text: str) -> None:
         self.found.notes.append(text)
 
-    def _suspect(self, text: str) -> None:
-        self.found.suspect = True
+    def _hurt(
+        self,
+        path: str,
+        place: tuple[int, int],
+        text: str,
+        cost: str,
+        partitions: Iterable[int] = (),
+    ) -> None:
         self._note(text)
+        self.found.damages.append(Damage(path, *place, text, cost, tuple(partitions)))
+        if cost == PARTITIONS:
+            self._quarantined.update(partitions)
+        self.found.suspect |= cost == NODE
 
     def _keep_aside(self, number: int, content: bytes, piece: Frame | Gap) -> None:
         name = f"{segment_path(number)}-{piece.start:x}"
-        self._set_aside(name, content[piece.start : piece.end])
-
-    def _set_aside(self, name: str, content: bytes) -> None:
-        # Best effort: a full disk is no reason not to start.
-        with suppress(StorageError):
-            self._disk.make_dir(ASIDE)
-            self._disk.write(f"{ASIDE}/{name}", [content])
+        quarantine.copy(self._disk, name, content[piece.start : piece.end])
 
 
 def _bytes(piece: Frame | Gap) -> str:

@@ -1,4 +1,4 @@
-"""Small JSON files under a checksum: IDENTITY and a snapshot's MANIFEST.
+"""Small files under a checksum: IDENTITY, a snapshot's MANIFEST (JSON), VIEW (bytes).
 
 A sealed file is exactly the bytes that `seal` gives for its content: people can read it, and no
 accident changes it unnoticed. It is replaced as a whole: written aside, synced, renamed, and the
@@ -16,6 +16,7 @@ from dynamo_ray.storage.errors import DamagedFileError
 
 ASIDE = ".new"
 BYTES_MAX = 16 << 20
+DIGEST_BYTES = 16
 
 
 def seal(content: dict[str, Any]) -> bytes:
@@ -35,6 +36,19 @@ def unseal(sealed: bytes) -> dict[str, Any]:
     if not is_whole:
         raise DamagedFileError("the checksum does not fit")
     return dict(content)
+
+
+def seal_bytes(content: bytes) -> bytes:
+    """Bytes behind a checksum of them."""
+    return blake2b(content, digest_size=DIGEST_BYTES).digest() + content
+
+
+def unseal_bytes(sealed: bytes) -> bytes:
+    """What `seal_bytes` was given. Raises DamagedFileError for anything else."""
+    content = sealed[DIGEST_BYTES:]
+    if seal_bytes(content) != sealed:
+        raise DamagedFileError("the checksum does not fit")
+    return content
 
 
 def write_sealed(disk: Disk, path: str, content: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from dynamo_ray.storage.codec import BINARY, SCHEMA, Columns, Record, columns_of
+from dynamo_ray.storage.codec import BINARY, SCHEMA, Columns, Record, columns_of, node_lists
 from dynamo_ray.storage.disk import Disk
 from dynamo_ray.storage.errors import (
     DamagedFileError,
@@ -171,10 +171,10 @@ def read_manifest(disk: Disk, owner: Owner, partitions: int, number: int) -> Gen
         said = content["format"], content["cluster_id"], content["node_id"], content["partitions"]
         if said != (FORMAT, owner.cluster_id.hex(), owner.node_id.hex(), partitions):
             raise DamagedFileError("of another cluster, node, format or number of partitions")
-        files = {_partition(name): FileSeal(*seal) for name, seal in content["files"].items()}
+        files = {_partition(name): _seal(*seal) for name, seal in content["files"].items()}
         if content["generation"] != number or any(p >= partitions for p in files):
             raise DamagedFileError("of another generation, or with partitions that there are not")
-        return Generation(number, int(content["position"]), int(content["segment"]), files)
+        return Generation(number, _count(content["position"]), _count(content["segment"]), files)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedFileError(f"a manifest with other fields ({error})") from error
 
@@ -216,7 +216,7 @@ def read_arrow(content: bytes) -> Columns:
         raise MalformedBatchError(f"not an Arrow file of ours: {error}") from error
     if None in columns.partitions or None in columns.keys:
         raise MalformedBatchError("a null where none may be")
-    return columns._replace(hints=[one or b"" for one in columns.hints])
+    return columns._replace(hints=node_lists(columns.hints))
 
 
 class _ArrowFile:
@@ -320,6 +320,16 @@ def _partition(name: str) -> int:
     if match is None:
         raise DamagedFileError(f"a file that no snapshot has: {name!r}")
     return int(match[1])
+
+
+def _seal(size: Any, checksum: Any, records: Any) -> FileSeal:
+    return FileSeal(_count(size), str(checksum), _count(records))
+
+
+def _count(said: Any) -> int:
+    if type(said) is not int or not 0 <= said < 1 << 63:
+        raise DamagedFileError(f"{said!r} where a number of bytes, records or frames must be")
+    return said
 
 
 def _checksum(content: bytes) -> Any:

@@ -21,9 +21,11 @@ from pathlib import Path
 
 from dynamo_ray.storage import identity as identities
 from dynamo_ray.storage.codec import Columns, Record, columns_of
+from dynamo_ray.storage.damage import Judge
 from dynamo_ray.storage.disk import Disk, RealDisk
 from dynamo_ray.storage.errors import (
     AppendFailedError,
+    DamagedFileError,
     DamagedIdentityError,
     ForeignDirectoryError,
     MissingFileError,
@@ -31,6 +33,8 @@ from dynamo_ray.storage.errors import (
     ReadFailedError,
     StorageError,
     SyncFailedError,
+    UnsafePathError,
+    WriteFailedError,
 )
 from dynamo_ray.storage.frames import (
     FRAME_BYTES,
@@ -40,16 +44,25 @@ from dynamo_ray.storage.frames import (
     newer_format,
 )
 from dynamo_ray.storage.identity import Identity
-from dynamo_ray.storage.log import SEGMENT_BYTES_MAX, Log, segment_path, segments_on
+from dynamo_ray.storage.log import (
+    REACHED,
+    SEGMENT_BYTES_MAX,
+    Log,
+    Reached,
+    segment_path,
+    segments_on,
+)
 from dynamo_ray.storage.recovery import Recovery, Replaced, Replay
 from dynamo_ray.storage.sealed import read_sealed, write_sealed
-from dynamo_ray.storage.snapshot import NewSnapshot, generations_on
+from dynamo_ray.storage.snapshot import FORMAT as SNAPSHOT_FORMAT
+from dynamo_ray.storage.snapshot import MANIFEST, NewSnapshot, directory, generations_on
 
 LOCK = "LOCK"
-# The number of the newest segment, so that a log that is gone is missed.
-REACHED = "REACHED"
 # There from a failed fsync on until the next start has taken notice.
 UNSYNCED = "UNSYNCED"
+# What a server remembers of the others; nothing here reads it.
+VIEW = "VIEW"
+VIEW_BYTES_MAX = 1 << 20
 WRITTEN, SYNCED = "written", "synced"
 
 
@@ -125,10 +138,11 @@ class Store:
         """The partitions that cannot be proved complete (rule 9)."""
         return self.identity.doubted
 
-    def recover(self, on_replaced: Replaced | None = None) -> Recovery:
+    def recover(self, on_replaced: Replaced | None = None, judge: Judge | None = None) -> Recovery:
         """Read everything there is; damage raises nothing. Once, before all that follows here.
 
-        `on_replaced` is told of every state that a replayed record replaces, in their order.
+        `on_replaced` is told of every state that a replayed record replaces, in their order; what
+        `judge` objects to is quarantined as if it were damaged.
         """
         assert self._log is None
         identity, boot_id = self.identity, self._opening.boot_id
@@ -140,6 +154,7 @@ class Store:
             reached=self._reached(),
             is_same_boot=is_same_boot,
             on_replaced=on_replaced,
+            judge=judge,
         )
         replay.run()
         found = replay.found
@@ -258,10 +273,11 @@ class Store:
         log, self._log = self._log, None
         try:
             if log is not None and self._is_renewed and self._failure is None:
-                if log.position != self._closed_at:
-                    with self._watching(), suppress(AppendFailedError):
+                with self._watching(), suppress(AppendFailedError, WriteFailedError):
+                    if log.position != self._closed_at:
                         log.mark_closed()
                         log.sync()
+                    self._save_reached(Reached(log.number, log.position))
         finally:
             self._disk.close()
 
@@ -271,16 +287,20 @@ class Store:
         return self._log
 
     def _on_segment(self, number: int) -> None:
-        # Not in IDENTITY: another thread may be writing that just now.
-        write_sealed(self._disk, REACHED, {"segment": number})
+        self._save_reached(Reached(number))
 
-    def _reached(self) -> int | None:
-        """The number of the newest segment; None if that is not known any more."""
+    def _save_reached(self, reached: Reached) -> None:
+        # Not in IDENTITY: another thread may be writing that just now.
+        write_sealed(self._disk, REACHED, reached._asdict())
+
+    def _reached(self) -> Reached | None:
+        """How far the log had come; None if that is not known any more."""
         try:
-            segment = read_sealed(self._disk, REACHED)["segment"]
+            said = read_sealed(self._disk, REACHED)
+            reached = Reached(said["segment"], said.get("position", 0))
         except (StorageError, KeyError):
             return None
-        return segment if isinstance(segment, int) else None
+        return reached if all(type(one) is int and one >= 0 for one in reached) else None
 
     def _is_proved(self, replay: Replay, is_same_boot: bool) -> bool:
         """Whether nothing that was acknowledged can be missing at the log's end."""
@@ -340,9 +360,9 @@ def is_in_use(folder: Path) -> bool:
     """True if a process holds the directory."""
     if not folder.is_dir():
         return False
-    disk = RealDisk(folder)
+    disk = RealDisk(folder, create=False)
     try:
-        disk.lock(LOCK)
+        disk.share(LOCK)
     except StorageError:
         return True
     finally:
@@ -364,7 +384,7 @@ def _created(disk: Disk, opening: Opening) -> Identity:
         created_ms=opening.now_ms,
         doubted=frozenset() if opening.first_start else frozenset(range(opening.partitions)),
     )
-    write_sealed(disk, REACHED, {"segment": 0})
+    write_sealed(disk, REACHED, Reached(0)._asdict())
     identities.save(disk, identity)
     return identity
 
@@ -387,10 +407,18 @@ def _check(disk: Disk, opening: Opening, identity: Identity) -> None:
             f" {opening.partitions}; start the node with the cluster's own settings"
         )
     for number in segments_on(disk):
-        path = segment_path(number)
-        with suppress(MissingFileError, ReadFailedError):
-            if said := newer_format(disk.read(path, 0, SEGMENT_BYTES)):
-                raise NewerFormatError(
-                    f"{disk.name}/{path} was written in format {said}, this version reads"
-                    f" {LOG_FORMAT}; start it with the newer version"
-                )
+        with suppress(MissingFileError, ReadFailedError, UnsafePathError):
+            header = disk.read(segment_path(number), 0, SEGMENT_BYTES)
+            _refuse_newer(disk, segment_path(number), newer_format(header), LOG_FORMAT)
+    for number in generations_on(disk):
+        with suppress(MissingFileError, ReadFailedError, UnsafePathError, DamagedFileError):
+            path = f"{directory(number)}/{MANIFEST}"
+            _refuse_newer(disk, path, read_sealed(disk, path).get("format"), SNAPSHOT_FORMAT)
+
+
+def _refuse_newer(disk: Disk, path: str, said: object, known: int) -> None:
+    if isinstance(said, int) and said > known:
+        raise NewerFormatError(
+            f"{disk.name}/{path} was written in format {said}, this version reads {known};"
+            " start it with the newer version"
+        )

@@ -25,7 +25,7 @@ def test_after_a_power_loss_nodes_compare_and_count_again(tmp_path: Path, monkey
             keys = [f"k{i}" for i in range(300)]
             await client.put_many(dict.fromkeys(keys, b"v"))
             await crash_all(cluster)
-            monkeypatch.setattr(vault, "_boot_id", lambda: "another boot")
+            monkeypatch.setattr(vault, "boot_id", lambda: "another boot")
             for member in cluster.charter.members:
                 await cluster.start_node(member.name)
             assert all(server.node.replica.doubted for server in cluster.nodes.values())
@@ -118,7 +118,7 @@ def test_nothing_is_proved_while_the_others_are_silent(tmp_path: Path, monkeypat
             client = await cluster.connect()
             await client.put("k", b"v")
             await crash_all(cluster)
-            monkeypatch.setattr(vault, "_boot_id", lambda: "another boot")
+            monkeypatch.setattr(vault, "boot_id", lambda: "another boot")
             server = await cluster.start_node("n1")
             await until(lambda: server.detector.suspected, 5)
             assert server.node.replica.doubted

@@ -188,6 +188,14 @@ def stand_in_goes_too(roles: Roles) -> list[Fault]:
     return [*missed_by_one(roles)[:3], down(roles[3], 620, 2500), down(roles[3], 3520, 2500)]
 
 
+def told_late(roles: Roles) -> list[Fault]:
+    """What the first owner tells the second after its questions is under way for a while."""
+    return [
+        Fault("cut", roles[0], for_us=140 * MS, other=roles[1], after=(roles[1], "Confirm", count))
+        for count in range(2, 9)
+    ]
+
+
 def power_after_confirming(roles: Roles) -> list[Fault]:
     return [point("power", roles[1], roles[1], "Confirm", 2, 100)]
 
@@ -316,30 +324,32 @@ def nothing_counts(patch: Patch) -> None:
 
 
 def nothing_doubted(patch: Patch) -> None:
-    whole = nodes.StorageNode._replay
+    whole = nodes.StorageNode._take_over
 
-    def replay(self: nodes.StorageNode) -> None:
-        whole(self)
-        self.replica.doubted = frozenset()
+    def take_over(self: nodes.StorageNode, found: journal.Recovered) -> None:
+        found.doubted = frozenset()
+        whole(self, found)
 
-    patch.setattr(nodes.StorageNode, "_replay", replay)
+    patch.setattr(nodes.StorageNode, "_take_over", take_over)
 
 
 def hint_beside_the_copy(patch: Patch) -> None:
-    whole = replica.Replica._record
+    whole = replica.Replica.record
     patch.setattr(
-        replica.Replica, "_record", lambda self, changes: replace(whole(self, changes), hints=())
+        replica.Replica, "record", lambda self, changes: replace(whole(self, changes), hints=())
     )
 
 
 def edge_triggered(patch: Patch) -> None:
     """Hints go home when an owner is seen to come back, and only then."""
 
-    def on_tick(self: node.Node, wall_ms: int, unreachable: frozenset[bytes]) -> object:
+    def on_tick(
+        self: node.Node, now_ms: int, wall_ms: int, unreachable: frozenset[bytes]
+    ) -> object:
         back = getattr(self, "was_away", frozenset()) - unreachable
         away[id(self)] = unreachable
         others = frozenset(self.replica.hints.owners()) - back
-        return whole(self, wall_ms, unreachable | others)
+        return whole(self, now_ms, wall_ms, unreachable | others)
 
     away: dict[int, frozenset[bytes]] = {}
     whole = node.Node.on_tick
@@ -634,8 +644,8 @@ GUARDS = (
         "12",
         "a reap is conditional",
         reaped_whatever_it_is_now,
-        replace(REAPING, operations=20, weather=replace(SLOW, slow_share=0.5)),
-        nothing,
+        replace(REAPING, think_us=700 * MS, operations=20, weather=Weather(kept_by_cut=1.0)),
+        told_late,
         ("no_breach", "nothing_lost"),
     ),
     Guard(

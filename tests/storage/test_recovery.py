@@ -25,19 +25,18 @@ from dynamo_ray.storage.frames import (
     segment_header,
 )
 from dynamo_ray.storage.log import segment_path
-from dynamo_ray.storage.recovery import Recovery
 from dynamo_ray.storage.store import Store
 from tests.storage.disks import GARBAGE, MemoryDisk
 from tests.storage.stores import (
     CLUSTER,
     OTHER,
     OWNER,
-    Held,
     held,
     looked_at,
     opening,
     record,
     replayed,
+    silently_wrong,
     started,
 )
 
@@ -74,16 +73,6 @@ def frames_in(disk: MemoryDisk, number: int = 1) -> list[Frame]:
     """The frames of a segment."""
     pieces = scan(disk.read(segment_path(number)), SEED, number)
     return [piece for piece in pieces if isinstance(piece, Frame)]
-
-
-def silently_wrong(found: Recovery, truth: Held, ever: set[Record]) -> list[bytes]:
-    """The keys that are not as they should be, in partitions that nobody doubts."""
-    got = held(found)
-    places = {key: partition for partition, key, _, _ in ever}
-    made_up = {(key, *what) for key, what in got.items()} - {(k, p, s) for p, k, s, _ in ever if s}
-    assert not made_up, "nobody ever wrote this"
-    wrong = {key for key in {*got, *truth} if got.get(key) != truth.get(key)}
-    return [key for key in wrong if places[key] not in found.doubted]
 
 
 ALL = {one for group in GROUPS for one in group}
