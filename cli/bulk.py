@@ -252,7 +252,7 @@ async def dump(
         raise CommandError(Exit.REFUSED, f"{path} is there already; --overwrite replaces it")
     if path is not None and path.suffix not in (".parquet", ".ndjson", ".jsonl"):
         raise CommandError(Exit.USAGE, "FILE ends in .parquet or .ndjson, or is -")
-    async with connected(target) as connection:
+    async with connected(target, members_only=True) as connection:
         counts = await _dump_to(path, connection)
     if as_json and path is not None:
         render.show_json({"schema": "dynamo_ray.dump/1", "file": file, **counts})

@@ -65,6 +65,8 @@ def _code_of(error: BaseException) -> Exit | None:
         (errors.AuthenticationError, Exit.CANNOT_CONNECT),
         (errors.ClusterExistsError, Exit.REFUSED),
         (errors.DataDirectoryError, Exit.REFUSED),
+        (errors.BackupNotFoundError, Exit.NOT_FOUND),
+        (errors.BackupRefusedError, Exit.REFUSED),
         (errors.BadRequestError, Exit.USAGE),
         (SettingsError, Exit.USAGE),
         (errors.DynamoError, Exit.FAILED),

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from dynamo_ray.core.settings import SettingsError
     from dynamo_ray.errors import (
         AuthenticationError,
+        BackupError,
+        BackupNotFoundError,
+        BackupRefusedError,
         BadRequestError,
         BatchError,
         ClosedError,
@@ -64,6 +67,9 @@ _HOMES = {
     "core.settings": ("SettingsError",),
     "errors": (
         "AuthenticationError",
+        "BackupError",
+        "BackupNotFoundError",
+        "BackupRefusedError",
         "BadRequestError",
         "BatchError",
         "ClosedError",
@@ -91,6 +97,9 @@ __all__ = [
     "CONCURRENT",
     "AsyncClient",
     "AuthenticationError",
+    "BackupError",
+    "BackupNotFoundError",
+    "BackupRefusedError",
     "BadRequestError",
     "BatchError",
     "Client",

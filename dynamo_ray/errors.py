@@ -151,6 +151,25 @@ class DataDirectoryError(DynamoError, ValueError):
     """A data directory that is another cluster's, of a newer format, in use, or damaged."""
 
 
+class BackupError(DynamoError):
+    """A backup could not be written or read: a full disk, a place that does not answer."""
+
+
+class BackupNotFoundError(BackupError):
+    """There is no backup of that name, or nothing at that place."""
+
+
+class BackupRefusedError(BackupError, ValueError):
+    """A backup that must not be used: unfinished, damaged, of a newer format, or none at all.
+
+    `damaged` has what is wrong with each of its files, by name.
+    """
+
+    def __init__(self, text: str, damaged: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.damaged = dict(damaged or {})
+
+
 class ClosedError(DynamoError, ConnectionError):
     """The client was closed."""
 

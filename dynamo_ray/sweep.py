@@ -48,6 +48,7 @@ class Reader:
         self._session = session
         self._credentials = credentials
         self._connections: dict[bytes, Connection] = {}
+        self._reaching = asyncio.Lock()
         self._not_before: dict[bytes, float] = {}
 
     async def states(self, partition: int) -> AsyncGenerator[Rows, None]:
@@ -117,11 +118,12 @@ class Reader:
 
         A node that is away for a moment is missing in the partitions of that moment only.
         """
-        now = asyncio.get_running_loop().time()
-        away = [node for node in nodes if node not in self._connections]
-        due = [node for node in away if self._not_before.get(node, now) <= now]
-        self._not_before |= dict.fromkeys(due, now + AGAIN_S)
-        await asyncio.gather(*(self._connect(node) for node in due))
+        async with self._reaching:  # whoever reads another partition waits for it, too
+            now = asyncio.get_running_loop().time()
+            away = [node for node in nodes if node not in self._connections]
+            due = [node for node in away if self._not_before.get(node, now) <= now]
+            self._not_before |= dict.fromkeys(due, now + AGAIN_S)
+            await asyncio.gather(*(self._connect(node) for node in due))
 
     async def _connect(self, node: bytes) -> None:
         fact = self._session.view.nodes().get(node)
@@ -131,9 +133,7 @@ class Reader:
             connection = await connect(fact.host, fact.port, self._credentials)
         except WireError:
             return  # it is missing then, and the reader says so
-        other = self._connections.setdefault(node, connection)
-        if other is not connection:
-            connection.close()
+        self._connections[node] = connection
 
     def _hang_up(self, node: bytes) -> None:
         connection = self._connections.pop(node, None)

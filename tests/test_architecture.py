@@ -52,6 +52,8 @@ LAYERS: dict[str, set[str]] = {
     "blocking": {"client"} | CLIENT,
     "survey": {"client"} | CLIENT,
     "sweep": {"session", "wire"} | BASE,
+    "backup": {"sweep", "session", "storage", "wire"} | BASE,
+    "restoring": {"backup", "storage", "wire", "actors"} | BASE,
     "connecting": {"client", "blocking", "actors", "server", "config"} | CLIENT,
     "cluster": {
         "client",
@@ -78,6 +80,8 @@ LAYERS: dict[str, set[str]] = {
         "cluster",
         "survey",
         "sweep",
+        "backup",
+        "restoring",
         "config",
         "founding",
         "offline",

@@ -34,6 +34,9 @@ ALL: list[tuple[DynamoError, type[Exception], bool, dict[str, object]]] = [
     (errors.ClusterExistsError("one"), ValueError, False, {}),
     (errors.AuthenticationError("no"), ConnectionError, False, {}),
     (errors.DataDirectoryError("no"), ValueError, False, {}),
+    (errors.BackupError("no"), DynamoError, False, {}),
+    (errors.BackupNotFoundError("no"), errors.BackupError, False, {}),
+    (errors.BackupRefusedError("no", {"f": "w"}), ValueError, False, {"damaged": {"f": "w"}}),
     (errors.ClosedError("no"), ConnectionError, False, {}),
     (
         errors.BatchError({"k": errors.UnavailableError(2, 0)}, {"j": 1}),

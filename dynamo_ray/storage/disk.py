@@ -44,8 +44,8 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 
 
-class Disk(Protocol):
-    """One directory. Raises the errors named below, and nothing else for what the disk does."""
+class Folder(Protocol):
+    """Whole files under one name. Raises the errors named below, and nothing else for its disk."""
 
     @property
     def name(self) -> str:
@@ -69,12 +69,6 @@ class Disk(Protocol):
     def write(self, path: str, parts: Iterable[bytes]) -> None:
         """A whole file, new or instead of what was there. WriteFailedError."""
 
-    def append(self, path: str, content: bytes) -> None:
-        """Add to the end of a file that is there. WriteFailedError says how much was added."""
-
-    def truncate(self, path: str, size: int) -> None:
-        """Cut the file to `size` bytes. WriteFailedError."""
-
     def sync(self, path: str) -> None:
         """The file's bytes and length are durable. SyncFailedError, never to be tried again."""
 
@@ -86,6 +80,16 @@ class Disk(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove a file or an empty directory, if it is there. WriteFailedError."""
+
+
+class Disk(Folder, Protocol):
+    """One directory of a node, whose files also grow."""
+
+    def append(self, path: str, content: bytes) -> None:
+        """Add to the end of a file that is there. WriteFailedError says how much was added."""
+
+    def truncate(self, path: str, size: int) -> None:
+        """Cut the file to `size` bytes. WriteFailedError."""
 
     def lock(self, path: str) -> None:
         """Hold the directory for this process until `close`. DirectoryInUseError."""
@@ -312,7 +316,7 @@ class RealDisk:
 
     @contextmanager
     def _parent(self, path: str) -> Iterator[tuple[int, str]]:
-        _check(path)
+        check_path(path)
         directory, _, name = path.rpartition("/")
         with self._directory(directory) as fd:
             yield fd, name
@@ -321,7 +325,7 @@ class RealDisk:
     def _directory(self, path: str) -> Iterator[int]:
         handle = self._root
         if path:
-            _check(path)
+            check_path(path)
         for part in path.split("/") if path else ():
             try:
                 handle = Handle(
@@ -344,7 +348,8 @@ class RealDisk:
         return error
 
 
-def _check(path: str) -> None:
+def check_path(path: str) -> None:
+    """Refuse a name that could lead elsewhere. Raises UnsafePathError."""
     if not all(map(SAFE_PART.match, path.split("/"))):
         raise UnsafePathError(f"{path!r} is no name that a data directory can have")
 

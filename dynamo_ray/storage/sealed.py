@@ -1,4 +1,4 @@
-"""Small files under a checksum: IDENTITY, a snapshot's MANIFEST (JSON), VIEW (bytes).
+"""Small files under a checksum: IDENTITY, the MANIFEST of a snapshot or backup (JSON), VIEW.
 
 A sealed file is exactly the bytes that `seal` gives for its content: people can read it, and no
 accident changes it unnoticed. It is replaced as a whole: written aside, synced, renamed, and the
@@ -11,7 +11,7 @@ import json
 from hashlib import blake2b
 from typing import Any
 
-from dynamo_ray.storage.disk import Disk
+from dynamo_ray.storage.disk import Folder
 from dynamo_ray.storage.errors import DamagedFileError
 
 ASIDE = ".new"
@@ -51,7 +51,7 @@ def unseal_bytes(sealed: bytes) -> bytes:
     return content
 
 
-def write_sealed(disk: Disk, path: str, content: dict[str, Any]) -> None:
+def write_sealed(disk: Folder, path: str, content: dict[str, Any]) -> None:
     """Durable when it returns. WriteFailedError, SyncFailedError."""
     disk.write(path + ASIDE, [seal(content)])
     disk.sync(path + ASIDE)
@@ -59,7 +59,7 @@ def write_sealed(disk: Disk, path: str, content: dict[str, Any]) -> None:
     disk.sync_dir(path.rpartition("/")[0])
 
 
-def read_sealed(disk: Disk, path: str) -> dict[str, Any]:
+def read_sealed(disk: Folder, path: str) -> dict[str, Any]:
     """What `write_sealed` wrote. DamagedFileError, MissingFileError, ReadFailedError."""
     if disk.size(path) > BYTES_MAX:
         raise DamagedFileError(f"{path} is too long")

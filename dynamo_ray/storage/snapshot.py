@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from dynamo_ray.storage.codec import BINARY, SCHEMA, Columns, Record, columns_of, node_lists
-from dynamo_ray.storage.disk import Disk
+from dynamo_ray.storage.disk import Disk, Folder
 from dynamo_ray.storage.errors import (
     DamagedFileError,
     MalformedBatchError,
@@ -66,7 +66,7 @@ def directory(number: int) -> str:
 
 
 def file_path(number: int, partition: int) -> str:
-    return f"{directory(number)}/p{partition:05d}.arrow"
+    return f"{directory(number)}/{file_name(partition)}"
 
 
 def generations_on(disk: Disk) -> list[int]:
@@ -112,16 +112,10 @@ class NewSnapshot:
     def write(self, partition: int, records: Iterable[Record]) -> None:
         """A partition's file, durable when this returns; none if empty. SnapshotFailedError."""
         assert 0 <= partition < self._partitions and partition not in self._files
-        source = iter(records)
-        first = next(source, None)
-        if first is None:
-            return
-        path = file_path(self.number, partition)
-        content = _ArrowFile(chain([first], source))
         with _failing(self._disk, self.number):
-            self._disk.write(path, content.parts())
-            self._disk.sync(path)
-        self._files[partition] = content.seal()
+            seal = write_arrow(self._disk, file_path(self.number, partition), records)
+        if seal is not None:
+            self._files[partition] = seal
 
     def finish(self) -> None:
         """Make the snapshot count, and remove all others. SnapshotFailedError."""
@@ -152,7 +146,7 @@ class NewSnapshot:
             "position": self.position,
             "segment": self._segment,
             "partitions": self._partitions,
-            "files": {f"p{p:05d}.arrow": list(seal) for p, seal in sorted(self._files.items())},
+            "files": listed(self._files),
         }
 
 
@@ -171,9 +165,9 @@ def read_manifest(disk: Disk, owner: Owner, partitions: int, number: int) -> Gen
         said = content["format"], content["cluster_id"], content["node_id"], content["partitions"]
         if said != (FORMAT, owner.cluster_id.hex(), owner.node_id.hex(), partitions):
             raise DamagedFileError("of another cluster, node, format or number of partitions")
-        files = {_partition(name): _seal(*seal) for name, seal in content["files"].items()}
-        if content["generation"] != number or any(p >= partitions for p in files):
-            raise DamagedFileError("of another generation, or with partitions that there are not")
+        files = seals_in(content["files"], partitions)
+        if content["generation"] != number:
+            raise DamagedFileError("of another generation")
         return Generation(number, _count(content["position"]), _count(content["segment"]), files)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedFileError(f"a manifest with other fields ({error})") from error
@@ -181,8 +175,42 @@ def read_manifest(disk: Disk, owner: Owner, partitions: int, number: int) -> Gen
 
 def read_partition(disk: Disk, generation: Generation, partition: int) -> Columns:
     """The records of one partition. Raises StorageError if the file is not what was written."""
-    size, checksum, records = generation.files[partition]
     path = file_path(generation.number, partition)
+    return read_sealed_arrow(disk, path, partition, generation.files[partition])
+
+
+def file_name(partition: int) -> str:
+    return f"p{partition:05d}.arrow"
+
+
+def listed(files: dict[int, FileSeal]) -> dict[str, list[Any]]:
+    """What a manifest says of its files."""
+    return {file_name(partition): list(seal) for partition, seal in sorted(files.items())}
+
+
+def seals_in(listing: dict[str, Any], partitions: int) -> dict[int, FileSeal]:
+    """The files that a manifest lists, by partition. Raises DamagedFileError for others."""
+    files = {_partition(name): _seal(*seal) for name, seal in listing.items()}
+    if wrong := [partition for partition in files if partition >= partitions]:
+        raise DamagedFileError(f"it lists a file that cannot be: {file_name(wrong[0])}")
+    return files
+
+
+def write_arrow(disk: Folder, path: str, records: Iterable[Record]) -> FileSeal | None:
+    """A file of records, durable when this returns; none if there are none. The disk's errors."""
+    source = iter(records)
+    first = next(source, None)
+    if first is None:
+        return None
+    content = _ArrowFile(chain([first], source))
+    disk.write(path, content.parts())
+    disk.sync(path)
+    return content.seal()
+
+
+def read_sealed_arrow(disk: Folder, path: str, partition: int, seal: FileSeal) -> Columns:
+    """The records of a file. Raises StorageError if it is not what was written."""
+    size, checksum, records = seal
     if disk.size(path) != size:
         raise DamagedFileError(f"{path} has another length than its manifest says")
     content = disk.read(path)
@@ -323,7 +351,9 @@ def _partition(name: str) -> int:
 
 
 def _seal(size: Any, checksum: Any, records: Any) -> FileSeal:
-    return FileSeal(_count(size), str(checksum), _count(records))
+    if type(checksum) is not str:
+        raise DamagedFileError(f"{checksum!r} where a checksum must be")
+    return FileSeal(_count(size), checksum, _count(records))
 
 
 def _count(said: Any) -> int:
