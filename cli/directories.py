@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dynamo_ray.offline import Act, Picture, Place, Verdict
 
 PARTITIONS_SHOWN = 12
+NAMES_SHOWN = 4
 
 Directory = Annotated[
     Path,
@@ -130,9 +131,17 @@ def _show_picture(picture: Picture) -> None:
         rows.append(
             ("log", f"{one.number:>6}  {render.size(one.size):>8}  {one.frames:,} frames, {span}")
         )
-    rows += [("quarantine", f"{name}  {render.size(size)}") for name, size in picture.aside]
+    rows.append(("quarantine", _aside_in_words(picture.aside)))
     for what, text in rows:
         render.show(f"  {what:<10} {text}")
+
+
+def _aside_in_words(aside: list[tuple[str, int]]) -> str:
+    if not aside:
+        return "empty"
+    names = ", ".join(name for name, _ in aside[:NAMES_SHOWN])
+    more = f" and {len(aside) - NAMES_SHOWN} more" if len(aside) > NAMES_SHOWN else ""
+    return f"{names}{more}; {render.size(sum(size for _, size in aside))}"
 
 
 def _state(picture: Picture) -> str:

@@ -107,7 +107,7 @@ def examine(disk: Disk, opening: Opening) -> Examination:
     rehearsal = Rehearsal(disk)
     store = Store.open(rehearsal, opening)
     found = store.recover(judge=judge_of(opening.partitions))
-    found.damages += _of_the_rest(disk)
+    found.damages += damages_to_view(disk)
     return Examination(store.identity, found, rehearsal.acts)
 
 
@@ -176,8 +176,8 @@ def missing(name: str) -> Damage:
     return Damage(name, 0, 0, text, NODE)
 
 
-def _of_the_rest(disk: Disk) -> Iterator[Damage]:
-    """Damage to what no recovery reads: losing it costs nothing, but a disk is failing."""
+def damages_to_view(disk: Disk) -> Iterator[Damage]:
+    """What no recovery reads: losing it costs nothing, but a disk is failing."""
     try:
         unseal_bytes(disk.read(VIEW, 0, VIEW_BYTES_MAX))
     except MissingFileError:

@@ -16,7 +16,7 @@ from dynamo_ray.storage.codec import Columns, Record, decode_columns, encode_col
 from dynamo_ray.storage.damage import Judge
 from dynamo_ray.storage.disk import Disk
 from dynamo_ray.storage.errors import MalformedBatchError
-from dynamo_ray.storage.examine import judge_of
+from dynamo_ray.storage.examine import damages_to_view, judge_of
 from dynamo_ray.storage.frames import (
     BATCH,
     SEGMENT_BYTES,
@@ -27,7 +27,7 @@ from dynamo_ray.storage.frames import (
     scan,
     segment_header,
 )
-from dynamo_ray.storage.log import segment_path, segments_on
+from dynamo_ray.storage.log import REACHED, segment_path, segments_on
 from dynamo_ray.storage.recovery import SEGMENT_BYTES_READ, Recovery
 from dynamo_ray.storage.sealed import ASIDE as BESIDE
 from dynamo_ray.storage.store import VIEW, Opening, Store
@@ -46,12 +46,13 @@ def mend(disk: Disk, opening: Opening, random8: bytes) -> Recovery:
         _keep(disk, found)
         store.new_incarnation(opening.now_ms, random8)
         _take_snapshot(store, found)
-        hurt = {damage.path for damage in found.damages}
+        hurt = {damage.path for damage in [*found.damages, *damages_to_view(disk)]}
+        for path in (REACHED, VIEW):  # the one is written anew at the end, the other by a server
+            if path in hurt and disk.exists(path):
+                quarantine.replace(disk, path, "")
         for number in segments_on(disk):
             if segment_path(number) in hurt:
                 _replace(disk, store.owner, number, opening.partitions, judge)
-        if VIEW in hurt:
-            disk.remove(VIEW)
     finally:
         store.close()
     return found

@@ -109,6 +109,7 @@ class Replay:
         self._on_replaced = on_replaced
         self._judge = judge
         self._quarantined: set[int] = set()
+        self._came_to = 0  # the log, by its files, covered by the snapshot or not
         # Put ids are remembered from records that the snapshot already covers, too (rule 7).
         self._older: dict[bytes, tuple[int, bytes]] = {}
 
@@ -242,8 +243,10 @@ class Replay:
             else:
                 ends_whole = piece.end == len(content) and stop is not None and came_to + 1 >= stop
                 self._pass_gap(piece, content, number, ends_whole)
+        self._came_to = max(self._came_to, came_to)
         if first is None:
-            self._miss_header(number, frames, len(content))
+            is_void = not frames and stop is not None and self._came_to + 1 >= stop
+            self._miss_header(number, is_void, len(content))
         if self._length(number) > len(content):
             text = f"log segment {number} is longer than any, and was not read to its end"
             self._hurt(path, (len(content), self._length(number)), text, NODE)
@@ -263,12 +266,12 @@ class Replay:
             self._hurt(segment_path(number), gap[:2], text, NOTHING)
         self._keep_aside(number, content, gap)
 
-    def _miss_header(self, number: int, frames: int, size: int) -> None:
+    def _miss_header(self, number: int, is_void: bool, size: int) -> None:
         text = f"the header of log segment {number} is damaged"
-        if frames or size > SEGMENT_BYTES:
-            self._hurt(segment_path(number), (0, min(size, SEGMENT_BYTES)), text, NOTHING)
-        else:
+        if is_void and size <= SEGMENT_BYTES:
             self._note(f"{text}; nothing was in it")
+        else:
+            self._hurt(segment_path(number), (0, min(size, SEGMENT_BYTES)), text, NOTHING)
 
     def _content(self, number: int) -> bytes | None:
         """The segment; None if the disk does not give all of it, which is no torn tail."""
