@@ -20,9 +20,9 @@ from .reach import Connection, connected
 
 if TYPE_CHECKING:
     from dynamo_ray.core import sweep
+    from dynamo_ray.pouring import Tally
     from dynamo_ray.resolvers import Sibling
 
-    from .pour import Tally
     from .sources import Bounds, Source
 
 LISTED = 20
@@ -112,7 +112,8 @@ async def load(
     the end and does not stop the rest; then the exit code is 1. A file that `dump` wrote needs no
     --key and --value.
     """
-    from .pour import Manner, pour
+    from dynamo_ray.pouring import Manner, pour
+
     from .sources import Columns, open_source
 
     manner = Manner(ttl, w, quorum.strict, quorum.timeout)
@@ -145,8 +146,7 @@ def _bounds(connection: Connection) -> Bounds:
 
 
 def _count(source: Source, draw: Any) -> Tally:
-    from .pour import Tally
-    from .sources import Refusal
+    from dynamo_ray.pouring import Refusal, Tally
 
     tally = Tally()
     for item in source:

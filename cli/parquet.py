@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dynamo_ray.pouring import Item, Refusal
+
 from .exits import CommandError, Exit
 from .sources import (
     DUMP_COLUMNS,
@@ -16,8 +18,6 @@ from .sources import (
     PARQUET_ROWS,
     Bounds,
     Columns,
-    Item,
-    Refusal,
     Source,
     check_columns,
     item_of,

@@ -16,28 +16,15 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
+
+from dynamo_ray.pouring import Item, Refusal
 
 from .exits import CommandError, Exit
 
 DUMP_FORM = "dynamo_ray.dump/1"
 SPARE_LINE_BYTES = 64 * 1024
 PARQUET_ROWS = 256
-
-
-class Item(NamedTuple):
-    """A key and its value; `beside`: the value goes beside the one before it of the same key."""
-
-    key: bytes
-    value: bytes
-    beside: bool = False
-
-
-class Refusal(NamedTuple):
-    """Something that was not loaded: where it is, and why."""
-
-    where: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True)

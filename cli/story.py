@@ -21,8 +21,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamo_ray.pouring import Refusal
+
 from . import render
-from .sources import Bounds, Folder, Refusal
+from .sources import Bounds, Folder
 
 if TYPE_CHECKING:
     from dynamo_ray.client import AsyncClient

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         union_of_sets,
     )
     from dynamo_ray.survey import NodeStatus, Status
+    from dynamo_ray.tables import read_dataset, write_dataset
 
 __version__ = "0.1.0"
 
@@ -90,6 +91,7 @@ _HOMES = {
     "found": ("CONCURRENT", "Found", "Written"),
     "resolvers": ("Resolver", "Sibling", "keep_all", "last_write_wins", "union_of_sets"),
     "survey": ("NodeStatus", "Status"),
+    "tables": ("read_dataset", "write_dataset"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -132,8 +134,10 @@ __all__ = [
     "connect_async",
     "keep_all",
     "last_write_wins",
+    "read_dataset",
     "start",
     "union_of_sets",
+    "write_dataset",
 ]
 
 

@@ -55,7 +55,7 @@ def connect(
 
     Raises ClusterNotFoundError, AuthenticationError, BadRequestError.
     """
-    return client_of(_way(name, address, token, resolver, coordination, transport, defaults))
+    return client_of(way_to(name, address, token, resolver, coordination, transport, defaults))
 
 
 async def connect_async(
@@ -69,7 +69,9 @@ async def connect_async(
     **defaults: Any,
 ) -> AsyncClient:
     """An AsyncClient for the running loop; otherwise as `connect`."""
-    return await open_async(_way(name, address, token, resolver, coordination, transport, defaults))
+    return await open_async(
+        way_to(name, address, token, resolver, coordination, transport, defaults)
+    )
 
 
 def client_of(way: Way, lazily: bool = False) -> Client:
@@ -103,7 +105,7 @@ def parse_address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _way(
+def way_to(
     name: str | None,
     address: str | Sequence[str] | None,
     token: str | None,
@@ -112,6 +114,7 @@ def _way(
     transport: str,
     defaults: dict[str, Any],
 ) -> Way:
+    """What `connect` was given, checked. Raises BadRequestError, AuthenticationError, TypeError."""
     if (name is None) == (address is None):
         raise BadRequestError("connect needs either a cluster's name or address=...")
     if address is not None and token is None:
@@ -137,7 +140,7 @@ def _way(
 
 async def _session(way: Way, members_only: bool) -> Session:
     if way.address is None:
-        way = _located(way)
+        way = located(way)
     seeds = [parse_address(one) for one in (way.address or "").split(",") if one]
     if not seeds:
         raise ClusterNotFoundError(f"cluster {way.name!r} has no address; is it running?")
@@ -150,7 +153,7 @@ async def _session(way: Way, members_only: bool) -> Session:
     return session
 
 
-def _located(way: Way) -> Way:
+def located(way: Way) -> Way:
     """Where the named cluster is: through Ray if there is one, else by its profile."""
     from dynamo_ray.config import load_profile
 

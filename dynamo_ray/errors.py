@@ -60,13 +60,15 @@ class OperationTimeoutError(DynamoError, TimeoutError):
 
 
 class ConflictError(DynamoError, ValueError):
-    """The key has several values at once, and one was asked for."""
+    """The key has several values at once, and one was asked for. `key` if there were many keys."""
 
-    def __init__(self, siblings: Sequence[bytes]) -> None:
+    def __init__(self, siblings: Sequence[bytes], key: bytes | None = None) -> None:
+        name = "the key" if key is None else f"the key {key[:100]!r}"
         super().__init__(
-            f"the key has {len(siblings)} concurrent values; use .values, or a resolver"
+            f"{name} has {len(siblings)} concurrent values; use .values, or a resolver"
         )
         self.siblings = tuple(siblings)
+        self.key = key
 
 
 class InvalidContextError(DynamoError, ValueError):

@@ -15,7 +15,6 @@ from typing import Any
 
 from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.kinds import COPIED, COPY, SCAN, SCANNED
-from dynamo_ray.core.messages import Code, Refused
 from dynamo_ray.core.sweep import Ask, Effect, Page, Rows, Sweep, Swept
 from dynamo_ray.errors import UnavailableError
 from dynamo_ray.session import Session
@@ -25,8 +24,6 @@ from dynamo_ray.wire.greeting import connect
 from dynamo_ray.wire.keys import Credentials
 
 PAGE_S = 5.0
-BUSY_WAIT_S = 0.01
-BUSY_WAITS = 200
 AGAIN_S = 5.0
 
 
@@ -99,19 +96,15 @@ class Reader:
 
     async def _page(self, kind: int, partition: int, ask: Ask) -> Page | None:
         """A node's next page; None if it gives none, and then it is not asked again."""
-        for _ in range(BUSY_WAITS):
-            connection = self._connections.get(ask.node)
-            if connection is None:
-                return None
-            try:
-                told, fields = await connection.request(kind, (partition, ask.after), PAGE_S)
-            except CallError:
-                self._hang_up(ask.node)
-                return None
-            if told != Refused.KIND or fields[:1] != [Code.NOT_READY]:
-                return _page_of(told, fields, ask.after)
-            await asyncio.sleep(BUSY_WAIT_S)  # a key of the page is on its way to the log
-        return None
+        connection = self._connections.get(ask.node)
+        if connection is None:
+            return None
+        try:
+            told, fields = await connection.request(kind, (partition, ask.after), PAGE_S)
+        except CallError:
+            self._hang_up(ask.node)
+            return None
+        return _page_of(told, fields, ask.after)
 
     async def _reach(self, nodes: Sequence[bytes]) -> None:
         """Connect to those that are not connected; who was not reached is left alone for a while.

@@ -52,6 +52,7 @@ LAYERS: dict[str, set[str]] = {
     "blocking": {"client"} | CLIENT,
     "survey": {"client"} | CLIENT,
     "sweep": {"session", "wire"} | BASE,
+    "pouring": {"client", "found"} | BASE,
     "backup": {"sweep", "session", "storage", "wire"} | BASE,
     "restoring": {"backup", "storage", "wire", "actors"} | BASE,
     "connecting": {"client", "blocking", "actors", "server", "config"} | CLIENT,
@@ -67,9 +68,12 @@ LAYERS: dict[str, set[str]] = {
     }
     | {"config", "founding", "wire", "found", "resolvers"}
     | BASE,
+    "tables": {"client", "connecting", "pouring", "sweep", "actors", "codecs", "found"}
+    | {"resolvers", "rows", "session"}
+    | BASE,
     "launching": {"cluster", "actors", "config"} | BASE,
     "dynamo_ray": {"client", "blocking", "connecting", "cluster", "survey", "config", "codecs"}
-    | {"found", "resolvers"}
+    | {"found", "resolvers", "tables"}
     | BASE,
     "cli": {
         "dynamo_ray",
@@ -82,6 +86,7 @@ LAYERS: dict[str, set[str]] = {
         "sweep",
         "backup",
         "restoring",
+        "pouring",
         "config",
         "founding",
         "offline",
@@ -93,7 +98,7 @@ LAYERS: dict[str, set[str]] = {
 # Third-party package -> the parts that may import it. Whatever is not here is not a dependency.
 EXTERNAL: dict[str, set[str]] = {
     "ray": {"actors"},
-    "pyarrow": {"storage", "codecs", "cli"},
+    "pyarrow": {"storage", "codecs", "cli", "tables", "actors"},
     "msgpack": {"wire", "server", "actors", "codecs"},
     "cloudpickle": {"codecs"},
     "uvloop": {"server", "actors", "blocking", "cluster"},

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.exits import CommandError
-from cli.sources import Bounds, Columns, Item, Refusal, Source, open_source
+from cli.sources import Bounds, Columns, Source, open_source
+from dynamo_ray.pouring import Item, Refusal
 
 SMALL = Bounds(key_bytes=20, value_bytes=50)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dynamo_ray.core import pages
 from dynamo_ray.core.ring import partition_of
 from dynamo_ray.core.settings import Settings, settings_from
+from dynamo_ray.core.sweep import Ask, Page
 from dynamo_ray.core.version import decode, values
 from dynamo_ray.errors import UnavailableError
-from dynamo_ray.server import node as nodes
 from dynamo_ray.sweep import Reader, reading
-from tests.server.loopback import Loopback, run
+from tests.server.loopback import Loopback, run, until
 
 ONE = Settings(partitions=1)
 
@@ -30,7 +34,7 @@ async def all_of(reader: Reader) -> dict[bytes, bytes]:
     return found
 
 
-async def read(cluster: Loopback) -> dict[bytes, bytes]:
+async def read_all(cluster: Loopback) -> dict[bytes, bytes]:
     client = await cluster.connect()
     async with reading(client.session, cluster.credentials) as reader:
         return await all_of(reader)
@@ -39,7 +43,7 @@ async def read(cluster: Loopback) -> dict[bytes, bytes]:
 def test_states_are_read_in_pages_and_are_what_the_nodes_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nodes, "COPY_KEYS", 7)
+    monkeypatch.setattr(pages, "PAGE_KEYS", 7)
 
     async def story() -> None:
         async with Loopback(tmp_path, settings=Settings(partitions=4)) as cluster:
@@ -47,7 +51,7 @@ def test_states_are_read_in_pages_and_are_what_the_nodes_hold(
             keys = [os.urandom(1 + i % 40) for i in range(200)]
             await client.put_many(dict.fromkeys(keys, b"x"), w=3)
             await client.delete(keys[0], w=3)
-            found = await read(cluster)
+            found = await read_all(cluster)
             assert found.keys() == set(keys)
             for key, state in found.items():
                 assert state in cluster.states_of(key).values()
@@ -62,10 +66,10 @@ def test_what_stand_ins_keep_is_read_and_w_missing_nodes_are_refused(tmp_path: P
             first, second, _ = cluster.owners_of(b"k")
             await cluster.kill_node(first)
             await client.put("k", b"v")
-            assert (await read(cluster)).keys() == {b"k"}
+            assert (await read_all(cluster)).keys() == {b"k"}
             await cluster.kill_node(second)
             with pytest.raises(UnavailableError, match=r"3 of 5 nodes .* fewer than 4") as caught:
-                await read(cluster)
+                await read_all(cluster)
             assert (caught.value.required, caught.value.alive) == (4, 3)
 
     run(story())
@@ -77,11 +81,11 @@ def test_a_node_that_cannot_prove_its_log_complete_does_not_count(tmp_path: Path
             client = await cluster.connect()
             await client.put("k", b"v", w=3)
             await cluster.kill_node("n1")
-            assert await read(cluster)
+            assert await read_all(cluster)
             cluster.nodes["n2"].node.replica.doubted = frozenset({0})
             assert cluster.nodes["n2"].node.replica.doubted, "one other owner proves nothing"
             with pytest.raises(UnavailableError, match="1 of 3 nodes"):
-                await read(cluster)
+                await read_all(cluster)
 
     run(story())
 
@@ -106,28 +110,6 @@ def test_a_node_that_comes_back_is_asked_for_the_next_partition(
     run(story())
 
 
-def test_a_page_with_a_key_on_its_way_to_the_log_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def story() -> None:
-        async with Loopback(tmp_path, nodes=3, settings=ONE) as cluster:
-            client = await cluster.connect()
-            await client.put("k", b"v", w=3)
-            busy = [3]
-
-            def shown_at(keys: object) -> int:
-                busy[0] -= 1
-                return max(0, busy[0])
-
-            monkeypatch.setattr(cluster.nodes["n1"].node.replica.queue, "shown_at", shown_at)
-            client = await cluster.connect()
-            async with reading(client.session, cluster.credentials) as reader:
-                assert (await all_of(reader)).keys() == {b"k"}
-                assert busy[0] <= 0 and not reader.missing
-
-    run(story())
-
-
 def test_large_states_come_in_pages_that_fit_a_frame(tmp_path: Path) -> None:
     limits = {"value_bytes": 4096, "sibling_bytes": 8192, "batch_bytes": 8192, "frame_bytes": 16384}
     settings = settings_from({"partitions": 1, "limits": limits})
@@ -137,8 +119,53 @@ def test_large_states_come_in_pages_that_fit_a_frame(tmp_path: Path) -> None:
             client = await cluster.connect()
             for i in range(25):
                 await client.put(f"k{i}", b"v" * 3000, w=3)
-            found = await read(cluster)
+            found = await read_all(cluster)
             assert len(found) == 25
             assert all(len(values(decode(state))[0]) == 3000 for state in found.values())
+
+    run(story())
+
+
+def test_keys_that_go_home_while_they_are_read_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in lets go of what it kept at the worst moment: between the readings of a window."""
+
+    async def story() -> None:
+        async with Loopback(tmp_path, settings=ONE) as cluster:
+            client = await cluster.connect()
+            lost, first, second = cluster.owners_of(b"k")
+            await cluster.kill_node(first)
+            await cluster.kill_node(second)
+            keys = [b"k%d" % i for i in range(50)]
+            await client.put_many(dict.fromkeys(keys, b"v"))
+            await until(lambda: cluster.hints() == 100)
+            stand_ins = {cluster.charter.member(name).node for name in cluster.nodes} - {
+                cluster.charter.member(lost).node
+            }
+            for name in set(cluster.nodes) - {lost}:
+                deliver = cluster.nodes[name].node.replica.on_tick
+                held = partial(hold, deliver, cluster)
+                monkeypatch.setattr(cluster.nodes[name].node.replica, "on_tick", held)
+            await cluster.start_node(first)
+            await cluster.start_node(second)
+            await cluster.kill_node(lost)
+            read_page, read = Reader._page, []
+
+            async def page(reader: Reader, kind: int, partition: int, ask: Ask) -> Page | None:
+                await asyncio.sleep(0.05 if ask.node in stand_ins else 0)
+                if read and (ask.node in stand_ins) is not (read[0] in stand_ins):
+                    vars(cluster)["home"] = True
+                    await until(lambda: cluster.hints() == 0)
+                found = await read_page(reader, kind, partition, ask)
+                read.append(ask.node)
+                return found
+
+            monkeypatch.setattr(Reader, "_page", page)
+            assert sorted(await read_all(cluster)) == sorted(keys)
+            assert cluster.hints() == 0, "or the test shows nothing"
+
+    def hold(deliver: Any, cluster: Loopback, *args: Any) -> list[Any]:
+        return deliver(*args) if "home" in vars(cluster) else []
 
     run(story())

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from cli import pour as pouring
-from cli.pour import Manner, Tally, pour
-from cli.sources import Item, Refusal
+from dynamo_ray import pouring
 from dynamo_ray.errors import BatchError, DynamoError, UnavailableError, ValueTooLargeError
+from dynamo_ray.pouring import Item, Manner, Refusal, Tally, pour
 
 
 class Recording:

@@ -10,9 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from .sources import Item, Refusal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from dynamo_ray.client import AsyncClient
@@ -26,15 +24,31 @@ RETRY_FIRST_S, RETRY_MOST_S = 0.1, 2.0
 REFUSALS_KEPT = 1000
 
 
+class Item(NamedTuple):
+    """A key and its value; `beside`: the value goes beside the one before it of the same key."""
+
+    key: bytes
+    value: bytes
+    beside: bool = False
+
+
+class Refusal(NamedTuple):
+    """Something that was not written: where it is, and why."""
+
+    where: str
+    why: str
+
+
 @dataclass(slots=True)
 class Tally:
-    """What became of the items."""
+    """What became of the items: `refusals` and `failures` keep the first thousand of each."""
 
     objects: int = 0
     bytes: int = 0
     retried: int = 0
     refused: int = 0
     refusals: list[Refusal] = field(default_factory=list)
+    failures: dict[Any, DynamoError] = field(default_factory=dict)
 
     def refuse(self, refusal: Refusal) -> None:
         """Count it; the first thousand are kept to be listed."""
@@ -126,6 +140,8 @@ class _Pouring:
                 passing = set()
             for key in failures.keys() - passing:
                 where = key.decode(errors="surrogateescape")
+                if len(self._tally.failures) < REFUSALS_KEPT:
+                    self._tally.failures[key] = failures[key]
                 self._tally.refuse(Refusal(where, str(failures[key])))
             left = {key: left[key] for key in left if key in passing}
             if left:
@@ -134,7 +150,7 @@ class _Pouring:
                 wait_s = min(2 * wait_s, RETRY_MOST_S)
         self._travelling -= batch.keys()
 
-    def _count(self, tried: dict[bytes, Item], failures: dict[bytes, DynamoError]) -> None:
+    def _count(self, tried: dict[bytes, Item], failures: dict[Any, DynamoError]) -> None:
         written = [item for key, item in tried.items() if key not in failures]
         self._tally.objects += len(written)
         self._tally.bytes += sum(len(item.value) for item in written)
