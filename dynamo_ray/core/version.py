@@ -37,6 +37,9 @@ VERSION = struct.Struct(">IQBQQ16sI")
 # Of a simple state (any state is long enough): head and writer, counter, its dot's counter, put id.
 SIMPLE = struct.Struct(">43sQ4xQ17x16s")
 
+# Of a state with one writer and one version: counter, index, its dot's counter, kind, length.
+CANONICAL = struct.Struct(">QIQB32xI")
+
 SIMPLE_HEAD = HEAD.pack(FORM, 1, 0, 1)
 CLOCK_HEAD = HEAD.pack(FORM, 1, 0, 0)
 EMPTY_CLOCK = HEAD.pack(FORM, 0, 0, 0)
@@ -52,6 +55,10 @@ class Kind(IntEnum):
     VALUE = 0
     TOMBSTONE = 1
     PURGED = 2
+
+
+# How long the payload of a kind is; None: any length.
+PAYLOADS: dict[int, int | None] = {Kind.VALUE: None, Kind.TOMBSTONE: 0, Kind.PURGED: HASH_BYTES}
 
 
 class Version(NamedTuple):
@@ -126,6 +133,20 @@ def decode_strict(data: bytes) -> State:
     return state
 
 
+def is_canonical(state: bytes) -> bool:
+    """True if `decode_strict` takes it; one look tells that of a simple state."""
+    if state.startswith(SIMPLE_HEAD) and len(state) >= PAYLOAD_AT:
+        counter, index, dot_counter, kind, length = CANONICAL.unpack_from(state, COUNTER_AT)
+        is_whole = length == len(state) - PAYLOAD_AT and kind in PAYLOADS
+        fits = is_whole and PAYLOADS[kind] in (None, length)
+        return fits and index == 0 and 0 < dot_counter <= counter
+    try:
+        decode_strict(state)
+    except MalformedStateError:
+        return False
+    return True
+
+
 def decode_clock(data: bytes) -> Clock:
     """The clock that canonical bytes without versions stand for; raises MalformedStateError."""
     state = decode_strict(data)
@@ -136,10 +157,8 @@ def decode_clock(data: bytes) -> Clock:
 
 def _fits(version: Version) -> bool:
     """True if the payload is one that the kind allows, and the dot one that can be minted."""
-    if version.kind == Kind.VALUE:
-        return version.dot.counter > 0
-    wanted = HASH_BYTES if version.kind == Kind.PURGED else 0
-    return version.dot.counter > 0 and len(version.payload) == wanted
+    fits = PAYLOADS[version.kind] in (None, len(version.payload))
+    return version.dot.counter > 0 and fits
 
 
 def _decode(data: bytes) -> State:

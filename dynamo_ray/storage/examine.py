@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from dynamo_ray.core.hints import owners_in
 from dynamo_ray.core.ring import partitions_of
-from dynamo_ray.core.version import Kind, MalformedStateError, decode, decode_strict, is_expired
+from dynamo_ray.core.version import Kind, decode, is_canonical, is_expired
 from dynamo_ray.storage import identity as identities
 from dynamo_ray.storage import quarantine
 from dynamo_ray.storage.codec import Columns
@@ -121,7 +121,7 @@ def judge_of(partitions: int) -> Judge:
                 yield Misfit(row, "of keys that lie in other partitions", (place, due[row]))
             elif not 0 < len(key) <= KEY_BYTES_MAX:
                 yield Misfit(row, "of keys that are too short or too long", (place,))
-            elif state is not None and not _is_state(state):
+            elif state is not None and not is_canonical(state):
                 yield Misfit(row, "whose states are not in canonical form", (place,))
 
     return judge
@@ -201,11 +201,3 @@ def _size(disk: Disk, path: str) -> int:
     with suppress(StorageError):
         return disk.size(path)
     return 0
-
-
-def _is_state(state: bytes) -> bool:
-    try:
-        decode_strict(state)
-    except MalformedStateError:
-        return False
-    return True

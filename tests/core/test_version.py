@@ -30,6 +30,7 @@ from dynamo_ray.core.version import (
     encode,
     encode_clock,
     hide_expired,
+    is_canonical,
     is_expired,
     is_simple,
     purged,
@@ -213,6 +214,37 @@ def test_a_changed_byte_gives_another_canonical_state_or_is_refused(
             assert encode(found) == changed
             assert clock(found.clock.vector, found.clock.beyond) == found.clock
             assert all(v.dot.counter > 0 and found.clock.covers(v.dot) for v in found.versions)
+
+
+@given(histories, st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=2))
+def test_law_what_is_canonical_is_what_decode_strict_takes(
+    history: History, changes: list[tuple[int, int]]
+) -> None:
+    for held in [SIMPLE, *(one for one, _ in history.states)]:
+        changed = bytearray(held)
+        for at, byte in changes:
+            changed[at % len(changed)] = byte
+        assert is_canonical(held) and is_canonical(bytes(changed)) == _is_taken(bytes(changed))
+
+
+def test_one_byte_of_a_simple_state_may_make_it_no_state() -> None:
+    for kind in (Kind.TOMBSTONE, Kind.PURGED):
+        assert not is_canonical(SIMPLE[:63] + bytes([kind]) + SIMPLE[64:])
+    for at in range(PAYLOAD_AT):
+        for byte in (0, 1, 2, 3, 0xFF):
+            changed = SIMPLE[:at] + bytes([byte]) + SIMPLE[at + 1 :]
+            assert is_canonical(changed) == _is_taken(changed), (at, byte)
+    for size in range(len(SIMPLE) + 2):
+        cut = (SIMPLE + b"x")[:size]
+        assert is_canonical(cut) == _is_taken(cut) == (size == len(SIMPLE))
+
+
+def _is_taken(data: bytes) -> bool:
+    try:
+        decode_strict(data)
+    except MalformedStateError:
+        return False
+    return True
 
 
 @given(st.binary(max_size=300))

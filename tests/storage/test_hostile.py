@@ -153,6 +153,7 @@ def test_a_segment_is_read_up_to_a_bound(node: Path, monkeypatch: pytest.MonkeyP
         file.write(b"x" * 1000)
     found = looked_at(RealDisk(node))
     assert found.suspect and written_by_a_node(20).key in held(found)
+    assert any("longer than any" in note for note in found.notes)
     assert last.stat().st_size == size + 1000, "nothing of it is cut"
 
 

@@ -9,7 +9,12 @@ import pytest
 from dynamo_ray.core.version import Kind
 from dynamo_ray.storage.codec import Record, encode
 from dynamo_ray.storage.damage import NOTHING, PARTITIONS
-from dynamo_ray.storage.errors import DamagedIdentityError, DirectoryInUseError, StorageError
+from dynamo_ray.storage.errors import (
+    AppendFailedError,
+    DamagedIdentityError,
+    DirectoryInUseError,
+    StorageError,
+)
 from dynamo_ray.storage.examine import examine
 from dynamo_ray.storage.frames import SEGMENT_BYTES, Frame, Gap, frame, scan
 from dynamo_ray.storage.log import segment_path
@@ -220,6 +225,21 @@ def test_a_repair_is_a_new_incarnation() -> None:
     last = Store.open(Rehearsal(disk), opening()).identity.incarnation
     mended(disk)
     assert Store.open(Rehearsal(disk), opening()).identity.incarnation > last
+
+
+def test_what_a_failed_write_leaves_is_void_and_no_damage() -> None:
+    disk = MemoryDisk()
+    store = started(disk)
+    store.append(OLD)
+    disk.room, disk.refuses_to_cut = 100, True
+    with pytest.raises(AppendFailedError):
+        store.append(NEW[0])
+    disk.room = None
+    store.append(NEW[1])
+    examined = examine(disk.killed(), opening())
+    assert examined.damages == [] and examined.found.complete
+    assert any("void" in note for note in examined.found.notes)
+    assert held(examined.found) == replayed([*OLD, *NEW[1]])
 
 
 # ---- bytes that are as they were written, by a node that was wrong
