@@ -39,7 +39,12 @@ def unseal(sealed: bytes) -> dict[str, Any]:
 
 def write_sealed(disk: Disk, path: str, content: dict[str, Any]) -> None:
     """Durable when it returns. WriteFailedError, SyncFailedError."""
-    disk.write(path + ASIDE, [seal(content)])
+    replace_file(disk, path, seal(content))
+
+
+def replace_file(disk: Disk, path: str, content: bytes) -> None:
+    """Durable when it returns; until then the old file or the new. Raises as `write_sealed`."""
+    disk.write(path + ASIDE, [content])
     disk.sync(path + ASIDE)
     disk.rename(path + ASIDE, path)
     disk.sync_dir(path.rpartition("/")[0])
