@@ -134,20 +134,24 @@ class SimulatedDisk:
         self._names, self._durable, self._changes = {}, {}, []
         self.unreadable.clear()
 
-    def flip(self) -> None:
-        """A bit of a file of the log or of a snapshot changes."""
-        if damageable := self._damageable():
+    def flip(self, where: str = "") -> None:
+        """A bit of a file of the log or of a snapshot, whose path begins so, changes."""
+        if damageable := self._damageable(where):
             file = self._chance.choice(damageable)[1]
             file.flip(self._chance.randrange(8 * len(file.content)))
 
-    def spoil_reads(self) -> None:
-        """A file of the log or of a snapshot cannot be read, or not to its end."""
-        if damageable := self._damageable():
+    def spoil_reads(self, where: str = "") -> None:
+        """Such a file cannot be read, or not to its end."""
+        if damageable := self._damageable(where):
             path = self._chance.choice(damageable)[0]
             self.unreadable[path] = self._chance.random() < 0.5
 
-    def _damageable(self) -> list[tuple[str, _File]]:
-        return [one for one in self._files() if one[1].content and DAMAGEABLE.fullmatch(one[0])]
+    def _damageable(self, where: str) -> list[tuple[str, _File]]:
+        return [
+            (path, file)
+            for path, file in self._files()
+            if file.content and path.startswith(where) and DAMAGEABLE.fullmatch(path)
+        ]
 
     def _files(self) -> list[tuple[str, _File]]:
         return [(path, file) for path, file in sorted(self._names.items()) if file is not None]

@@ -38,7 +38,10 @@ POINTS = (
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens to which host, when, for how long. `after` is (host, kind of event, count)."""
+    """What happens to which host, when, for how long. `after` is (host, kind of event, count).
+
+    `other` is the other end of a cut, or what the paths of the files begin with that are damaged.
+    """
 
     kind: str
     host: str
@@ -143,7 +146,7 @@ def perform(cluster: Cluster, fault: Fault) -> Callable[[], None] | None:
     if fault.kind == "full":
         return _fill(host)
     if fault.kind in DISK_FAULTS:
-        return _damage(host, fault.kind)
+        return _damage(host, fault)
     if fault.kind == "reset":
         return cluster.break_connections(host)
     if fault.kind == "cut":
@@ -190,11 +193,11 @@ def _fill(host: StorageNode | CoordinatorHost) -> Callable[[], None]:
     return mend
 
 
-def _damage(host: StorageNode | CoordinatorHost, kind: str) -> Callable[[], None] | None:
+def _damage(host: StorageNode | CoordinatorHost, fault: Fault) -> Callable[[], None] | None:
     """To the disk of a node, which is stopped first where that shows only at a start."""
     assert isinstance(host, StorageNode) and isinstance(host.journal, StoreJournal), host.name
-    mend = _stop(host, False) if kind in ("unreadable", "wipe") else None
-    host.journal.damage(kind)
+    mend = _stop(host, False) if fault.kind in ("unreadable", "wipe") else None
+    host.journal.damage(fault.kind, fault.other)
     return mend or (lambda: None)
 
 

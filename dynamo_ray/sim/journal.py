@@ -172,7 +172,7 @@ class StoreJournal:
         self.disk = SimulatedDisk(name, chance)
         self.on_difference: Callable[[str], None] = lambda text: None
         self._twin = ListJournal(Random(0), partitions, durability)
-        self._is_comparable = self._knows_all = True
+        self._is_comparable = self._knows_all = self._has_twin = True
         self._chance = chance
         self._boot = 0
         self._wall_ms = 0
@@ -193,17 +193,19 @@ class StoreJournal:
         self.disk.room = room if full else None
         self.disk.jammed = full and chance.random() < 0.2
 
-    def damage(self, kind: str) -> None:
+    def damage(self, kind: str, where: str = "") -> None:
         """Something happens to the disk (sim/faults.py); what it does shows at the next start."""
-        self.is_damaged, self._is_comparable = True, False
-        act = {"flip": self.disk.flip, "unreadable": self.disk.spoil_reads}
+        # A failed fsync takes nothing that was acknowledged at `synced`.
+        self.is_damaged = self.is_damaged or kind != "fsync" or self._words[3] != "synced"
+        self._has_twin = False  # what is damaged may come back at any later start
         if kind == "fsync":
             self.disk.failing = True
         elif kind == "wipe":
             self.disk.lose_all()
         else:
+            act = self.disk.flip if kind == "flip" else self.disk.spoil_reads
             for _ in range(self._chance.randint(1, 3)):
-                act[kind]()
+                act(where)
 
     def append(self, rows: Sequence[Row]) -> None:
         """Give records to the log; raises AppendRefusedError."""
@@ -284,6 +286,8 @@ class StoreJournal:
 
     def _compare(self, found: Recovered) -> None:
         twin = self._twin
+        if not self._has_twin:
+            return
         if self._is_comparable:
             due = twin.recover()
             if (found.maps, found.hints) != (due.maps, due.hints):

@@ -53,7 +53,9 @@ class StorageNode(Peer):
         self.peers: dict[bytes, Peer] = {}
         self.logged: dict[bytes, bytes] = {}
         self.stopped_at = 0
+        self._lost_power = False
         self.synced: dict[bytes, bytes] = {}
+        self._ever_given: set[tuple[bytes, bytes | None]] = set()
         self._chance = world.stream("disk")
 
     def begin(self, ring: Ring, settings: Settings, history: History) -> None:
@@ -63,14 +65,18 @@ class StorageNode(Peer):
 
     def start(self) -> None:
         """Start, or start again: read the log back, draw a new incarnation, watch the peers."""
+        level = self.settings.durability
+        may_forget = level == "memory" or (level == "written" and self._lost_power)
+        may_forget = may_forget or self.journal.is_damaged
         try:
             found = self.journal.recover()
         except StorageError:
             self._start_later()
             return
         self.up = True
+        self._lost_power = False
         times = self.settings.times
-        self._take_over(found)
+        self._take_over(found, may_forget)
         self.rebuilding = Rebuilding(self)
         self.node = Node(self.replica, self.settings, self.ring)
         self.detector = Detector(times.suspect_s, times.tick_s)
@@ -91,6 +97,7 @@ class StorageNode(Peer):
         """The process ends at once."""
         self.end_run()
         self.stopped_at = self.world.now
+        self._lost_power = self._lost_power or power_loss
         self.journal.crash(power_loss)
         if power_loss or self.takes_snapshots:
             self.history.forget_what(self.name)
@@ -118,7 +125,10 @@ class StorageNode(Peer):
         """The states that the node may have acknowledged, as its level says; also while down."""
         if self.settings.durability == "memory":
             return {key: state for of in self.replica.maps for key, state in of.items()}
-        return self.logged if self.settings.durability == "written" else self.synced
+        if self.settings.durability == "written":
+            return self.logged
+        # What was handed home since is gone on purpose, whether or not that is synced.
+        return {key: state for key, state in self.synced.items() if key in self.logged}
 
     def prove(self, partitions: frozenset[int]) -> None:
         """These partitions were compared with enough other owners: they count again (rule 9)."""
@@ -150,7 +160,7 @@ class StorageNode(Peer):
         """True while the log has work."""
         return self._appending or bool(self._gathered) or self.node.reaper.is_busy
 
-    def _take_over(self, found: Recovered) -> None:
+    def _take_over(self, found: Recovered, may_forget: bool) -> None:
         """What recovery found; replaced versions leave their put ids behind (rule 7)."""
         before = self.kept if self.run > 1 else {}
         q = self.settings.partitions
@@ -161,8 +171,11 @@ class StorageNode(Peer):
             self.replica.puts.remember(replaced(old, new))
         self.replica.load_hints(found.hints)
         self.logged = {key: state for of in found.maps for key, state in of.items()}
+        for key, _ in self.logged.items() - self._ever_given:
+            text = f"{self.name} found a state of {key!r} that its log was never given"
+            self.history.breach("recovery", self.world.now, text)
         self.synced = dict(self.logged)
-        self._tell_forgotten(before)
+        self._tell_forgotten(before, may_forget)
 
     def _start_later(self) -> None:
         """The disk does not let the node start, or it ended by itself: somebody tries again."""
@@ -245,6 +258,7 @@ class StorageNode(Peer):
     def _append(self) -> None:
         gathered, self._gathered = self._gathered, []
         rows = [row for persist in gathered for row in _rows(persist)]
+        self._ever_given.update((row.key, row.state) for row in rows)
         try:
             self.journal.append(rows)
         except AppendRefusedError as error:
@@ -345,8 +359,12 @@ class StorageNode(Peer):
         for key, put_id, context, old, new in rows:
             self.history.on_minted(self.name, self.world.now, key, put_id, context, old, new)
 
-    def _tell_forgotten(self, before: dict[bytes, bytes]) -> None:
-        """What a start did not find again of what was acknowledged; never without a doubt."""
+    def _tell_forgotten(self, before: dict[bytes, bytes], may_forget: bool) -> None:
+        """What a start did not find again of what was acknowledged.
+
+        Never without a doubt, and never without a cause: a power loss below `synced`, any end at
+        `memory`, or damage to the disk since the last start.
+        """
         q, ring, doubted = self.settings.partitions, self.ring, self.replica.doubted
         if doubted:
             self.history.forget_what(self.name)
@@ -364,8 +382,9 @@ class StorageNode(Peer):
             forgot = self.history.on_forgotten(
                 key, self.stopped_at, (state, after), at_owners, list(holders.values())
             )
-            if forgot and partition not in doubted:
-                text = f"{self.name} lost {key!r} and does not doubt partition {partition}"
+            if forgot and (partition not in doubted or not may_forget):
+                text = f"{self.name} lost {key!r}"
+                text += " without a cause" if partition in doubted else " and does not doubt that"
                 self.history.breach("recovery", self.world.now, text)
 
     def _tell_logged(self, row: Row) -> None:

@@ -16,12 +16,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from dynamo_ray.storage.codec import Columns, encode_columns, part_of
 from dynamo_ray.storage.disk import Disk
-from dynamo_ray.storage.errors import AppendFailedError, RecordTooLargeError, WriteFailedError
+from dynamo_ray.storage.errors import (
+    AppendFailedError,
+    MissingFileError,
+    ReadFailedError,
+    RecordTooLargeError,
+    WriteFailedError,
+)
 from dynamo_ray.storage.frames import BATCH, CLOSED, SEGMENT_BYTES, Owner, frame, segment_header
+from dynamo_ray.storage.sealed import replace_file
 
 SEGMENT_BYTES_MAX = 64 << 20
 # A frame is decoded whole, and one damaged frame is one damaged unit: keep it small.
@@ -127,6 +135,19 @@ class Log:
             self._disk.sync(path)
             self._synced = max(self._synced, position)
         return position
+
+    def rewrite_tail(self) -> None:
+        """Write the newest segment anew, after a run that ended with a failed fsync.
+
+        What that fsync dropped may still be read back from the page cache, and would be dropped
+        with it: another fsync of the same file succeeds and says nothing. Older segments were
+        synced before this one began. WriteFailedError, SyncFailedError.
+        """
+        path = self._tail[0]
+        with suppress(MissingFileError, ReadFailedError):  # then nothing of it was recovered either
+            content = self._disk.read(path) if path else b""
+            if content:
+                replace_file(self._disk, path, content)
 
     def rotate(self) -> int:
         """End the segment, synced; the position it ends with. SyncFailedError."""

@@ -102,6 +102,7 @@ class Replay:
         self.covered = 0
         self.size = 0
         self.ends_closed = False
+        self.ends_unclear = False
         self._disk = disk
         self._owner = owner
         self._reached = reached
@@ -355,7 +356,8 @@ class Replay:
         """The log ends in bytes that are no frame: torn, or damaged?
 
         The end of a process leaves the beginning of a frame, the end of a machine anything. If the
-        machine has not stopped since, anything else is damage to what was once written whole.
+        machine has not stopped since, anything else is damage to what was once written whole; if it
+        has, what is neither a beginning nor zeros may be that, and the node is not sure (rule 9).
         """
         self.ends_closed = False
         if not gap.is_cut and self._is_same_boot:
@@ -363,6 +365,7 @@ class Replay:
             self._hurt(segment_path(number), gap[:2], text, NODE)
             self._keep_aside(number, content, gap)
             return
+        self.ends_unclear = not gap.is_cut and any(content[gap.start : gap.end])
         self._note(f"{_bytes(gap)} of log segment {number} were torn off by a crash: cut")
         self.found.torn_bytes += gap.end - gap.start
         # If this fails they stay, and are void: the next segment says at which position it begins.

@@ -53,7 +53,12 @@ def unseal_bytes(sealed: bytes) -> bytes:
 
 def write_sealed(disk: Folder, path: str, content: dict[str, Any]) -> None:
     """Durable when it returns. WriteFailedError, SyncFailedError."""
-    disk.write(path + ASIDE, [seal(content)])
+    replace_file(disk, path, seal(content))
+
+
+def replace_file(disk: Folder, path: str, content: bytes) -> None:
+    """Durable when it returns; until then the old file or the new. Raises as `write_sealed`."""
+    disk.write(path + ASIDE, [content])
     disk.sync(path + ASIDE)
     disk.rename(path + ASIDE, path)
     disk.sync_dir(path.rpartition("/")[0])

@@ -191,6 +191,8 @@ class Store:
             durability=opening.durability,
         )
         with self._watching():
+            if self._disk.exists(UNSYNCED):
+                self._ready.rewrite_tail()
             self._ready.sync()
             identities.save(self._disk, renewed)
             # What it said is said by IDENTITY now.
@@ -308,8 +310,10 @@ class Store:
             return False
         durability = self.identity.durability
         was_used = replay.found.position or replay.segment
-        if replay.ends_closed or not was_used or durability == SYNCED:
+        if replay.ends_closed or not was_used:
             return True
+        if durability == SYNCED:
+            return not replay.ends_unclear
         return durability == WRITTEN and is_same_boot
 
     @contextmanager

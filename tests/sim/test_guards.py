@@ -10,24 +10,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pytest
 
-from dynamo_ray.core import forget, get, hints, lives, mint, node, put, reap, replica, requests
+from dynamo_ray.core import (
+    forget,
+    get,
+    hints,
+    lives,
+    mint,
+    node,
+    put,
+    reap,
+    rebuild,
+    replica,
+    requests,
+)
 from dynamo_ray.core import merge as merging
 from dynamo_ray.core.attempts import Attempts
 from dynamo_ray.core.messages import Code, Fetched, Merge, Mint
 from dynamo_ray.core.plain import Plain
 from dynamo_ray.core.unlogged import Unlogged
 from dynamo_ray.core.unpersisted import Unpersisted
-from dynamo_ray.core.upkeep import Confirm, Reap
+from dynamo_ray.core.upkeep import Confirm, Copied, Copy, Reap
 from dynamo_ray.core.version import State, clock_of, decode, encode, is_expired
 from dynamo_ray.sim import journal, nodes
 from dynamo_ray.sim.faults import Fault
 from dynamo_ray.sim.network import Weather
 from dynamo_ray.sim.plan import Plan
 from dynamo_ray.sim.run import Run, run_seed
+from dynamo_ray.storage import recovery, snapshot
+from dynamo_ray.storage.errors import StorageError, SyncFailedError
+from dynamo_ray.storage.log import Log, segment_path
+from dynamo_ray.storage.store import Store
 
 MS = 1000
 SEEDS, SECONDS = 60, 2.0
@@ -133,10 +150,53 @@ def power_after_handoff(roles: Roles) -> list[Fault]:
     return [down(roles[0], 10, 300), point("power", roles[0], roles[0], "appended", 1, 100)]
 
 
-def power_at_two_owners(roles: Roles) -> list[Fault]:
-    """Two of three owners lose what they alone had acknowledged; the third is out of reach."""
-    away = down(roles[2], 100, 600, "split")
-    return [away, down(roles[0], 250, 20, "power"), down(roles[1], 280, 20, "power")]
+def power_at_one_of_two_that_knew(roles: Roles) -> list[Fault]:
+    """One of the two that acknowledged loses it, and the other is away when the third is back."""
+    third, other = down(roles[2], 0, 230, "split"), down(roles[1], 235, 700, "split")
+    return [third, down(roles[0], 225, 20, "power"), other]
+
+
+def both_that_knew_lose_power(roles: Roles) -> list[Fault]:
+    """Two owners lose what all three had acknowledged, while the third is out of reach."""
+    away = down(roles[2], 240, 900, "split")
+    return [away, *(down(role, 250, 20, "power") for role in roles[:2])]
+
+
+def failed_fsync_then_power(roles: Roles) -> list[Fault]:
+    """The power goes when the other owners hear of what that fsync was for."""
+    minter, other = roles[:2]
+    return [
+        point(kind, minter, host, event, count, 50)
+        for count in (2, 5)
+        for kind, host, event in (("fsync", minter, "Mint"), ("power", other, "Merge"))
+    ]
+
+
+def failed_fsync_then_power_at_the_next_start(roles: Roles) -> list[Fault]:
+    fails = point("fsync", roles[0], roles[0], "Mint", 2, 50)
+    return [fails, point("power", roles[0], roles[0], "incarnation", 1, 50)]
+
+
+def flips_under_a_stopped_node(roles: Roles) -> list[Fault]:
+    return [down(roles[0], at, 100) for at in (200, 500)] + [
+        down(roles[0], at, 20, "flip") for at in (220, 240, 520, 540)
+    ]
+
+
+def flips_after_a_snapshot(roles: Roles) -> list[Fault]:
+    """A snapshot is taken every 700 ms."""
+    bits = replace(down(roles[0], 540, 20, "flip"), other="snap-0000000000000001/p")
+    return [bits, down(roles[0], 545, 60)]
+
+
+def power_and_a_flip(roles: Roles) -> list[Fault]:
+    """The last frame that was synced is damaged when the power comes back."""
+    bit = replace(point("flip", roles[0], roles[0], "synced", 1, 20), other="log-")
+    return [point("power", roles[0], roles[0], "synced", 1, 100), *[bit] * 3]
+
+
+def unreadable_at_a_start(roles: Roles) -> list[Fault]:
+    return [down(roles[0], at, 60, "unreadable") for at in (150, 350, 550)]
 
 
 def the_two_that_knew(roles: Roles) -> list[Fault]:
@@ -324,13 +384,83 @@ def nothing_counts(patch: Patch) -> None:
 
 
 def nothing_doubted(patch: Patch) -> None:
-    whole = nodes.StorageNode._take_over
-
-    def take_over(self: nodes.StorageNode, found: journal.Recovered) -> None:
+    def take_over(self: nodes.StorageNode, found: journal.Recovered, may_forget: bool) -> None:
         found.doubted = frozenset()
-        whole(self, found)
+        whole(self, found, may_forget)
 
+    whole = nodes.StorageNode._take_over
     patch.setattr(nodes.StorageNode, "_take_over", take_over)
+
+
+def everybody_counts(patch: Patch) -> None:
+    def on_fetched(self: get.Get, name: bytes, fetched: Fetched) -> object:
+        is_owner = name in self._route.owners
+        return whole(self, name, replace(fetched, complete=fetched.complete or is_owner))
+
+    whole = get.Get.on_fetched
+    patch.setattr(get.Get, "on_fetched", on_fetched)
+
+
+def everybody_proves(patch: Patch) -> None:
+    def on_page(self: rebuild.Rebuild, name: bytes, asked: Copy, page: Copied) -> object:
+        return whole(self, name, asked, replace(page, complete=True))
+
+    whole = rebuild.Rebuild.on_page
+    patch.setattr(rebuild.Rebuild, "on_page", on_page)
+
+
+def fsync_is_tried_again(patch: Patch) -> None:
+    def sync(self: journal.StoreJournal) -> None:
+        try:
+            whole(self)
+        except SyncFailedError:
+            whole(self)
+
+    whole = journal.StoreJournal.sync
+    patch.setattr(Store, "_give_up", lambda self, error: None)
+    patch.setattr(journal.StoreJournal, "sync", sync)
+
+
+def tail_is_believed(patch: Patch) -> None:
+    patch.setattr(Log, "rewrite_tail", lambda self: None)
+
+
+def damage_is_skipped(patch: Patch) -> None:
+    def run(self: recovery.Replay) -> None:
+        whole(self)
+        self.found.quarantined, self.found.suspect = frozenset(), False
+
+    whole = recovery.Replay.run
+    patch.setattr(recovery.Replay, "run", run)
+
+
+def any_checksum_fits(patch: Patch) -> None:
+    class Same:
+        def update(self, part: bytes) -> None:
+            pass
+
+        def hexdigest(self) -> str:
+            return ""
+
+    patch.setattr(snapshot, "_checksum", lambda content: Same())
+
+
+def any_end_is_torn(patch: Patch) -> None:
+    def run(self: recovery.Replay) -> None:
+        whole(self)
+        self.ends_unclear = False
+
+    whole = recovery.Replay.run
+    patch.setattr(recovery.Replay, "run", run)
+
+
+def less_is_enough(patch: Patch) -> None:
+    def content(self: recovery.Replay, number: int) -> bytes | None:
+        with suppress(StorageError):
+            return self._disk.read(segment_path(number))
+        return None
+
+    patch.setattr(recovery.Replay, "_content", content)
 
 
 def hint_beside_the_copy(patch: Patch) -> None:
@@ -454,6 +584,8 @@ REAPING = replace(
 # The hot key goes on living, and its clock forgets.
 PRUNING = replace(REAPING, delete_share=0.0)
 SLOW = Weather(slow_share=0.2, slow_us=290 * MS, notice_us=1 * MS)
+REAL = replace(STRICT, real_storage=True)
+REAL_SYNCED = replace(REAL, durability="synced", sync_us=20 * MS, partitions=1, delete_share=0.0)
 
 GUARDS = (
     Guard(
@@ -589,8 +721,40 @@ GUARDS = (
         "a lost tail is doubted",
         nothing_doubted,
         replace(STRICT, operations=20, sync_s=5.0),
-        power_at_two_owners,
+        power_at_one_of_two_that_knew,
         ("reads_see_writes",),
+    ),
+    Guard(
+        "9",
+        "an owner in doubt does not count",
+        everybody_counts,
+        replace(STRICT, operations=20, sync_s=5.0),
+        power_at_one_of_two_that_knew,
+        ("reads_see_writes",),
+    ),
+    Guard(
+        "9",
+        "nor does it prove another",
+        everybody_proves,
+        replace(STRICT, nodes=3, r=1, w=3, operations=20, sync_s=5.0),
+        both_that_knew_lose_power,
+        ("reads_see_writes",),
+    ),
+    Guard(
+        "9",
+        "a failed fsync is the end",
+        fsync_is_tried_again,
+        REAL_SYNCED,
+        failed_fsync_then_power,
+        ("no_breach",),
+    ),
+    Guard(
+        "9",
+        "and what it dropped is written anew",
+        tail_is_believed,
+        REAL_SYNCED,
+        failed_fsync_then_power_at_the_next_start,
+        ("no_breach",),
     ),
     Guard(
         "10",
@@ -688,6 +852,38 @@ GUARDS = (
         many_wrote_and_one_is_out_of_reach,
         ("no_breach", "nothing_revived"),
     ),
+    Guard(
+        "20",
+        "a damaged frame is doubted",
+        damage_is_skipped,
+        REAL,
+        flips_under_a_stopped_node,
+        ("no_breach",),
+    ),
+    Guard(
+        "20",
+        "a snapshot has a checksum",
+        any_checksum_fits,
+        replace(REAL, keys=4, styles=("mixed",) * 4),
+        flips_after_a_snapshot,
+        ("no_breach",),
+    ),
+    Guard(
+        "20",
+        "a damaged end is not a torn one",
+        any_end_is_torn,
+        REAL_SYNCED,
+        power_and_a_flip,
+        ("no_breach",),
+    ),
+    Guard(
+        "20",
+        "nor is one that is not read whole",
+        less_is_enough,
+        REAL,
+        unreadable_at_a_start,
+        ("no_breach",),
+    ),
 )
 
 
@@ -733,6 +929,7 @@ def test_every_checker_of_a_rule_is_used() -> None:
         "12",
         "13",
         "14",
+        "20",
     }
 
 
