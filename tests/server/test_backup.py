@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from dynamo_ray.found import CONCURRENT
 from dynamo_ray.restoring import Comparison, Inside, Restored, restore
 from dynamo_ray.storage import archive
 from dynamo_ray.storage.sealed import seal, unseal
+from dynamo_ray.sweep import Reader
 from tests.server.loopback import Loopback, run
 
 SMALL = Settings(partitions=8)
@@ -263,6 +265,33 @@ def test_no_backup_is_finished_when_w_nodes_are_missing(tmp_path: Path) -> None:
             assert sorted(states) == ["unfinished", "whole"]
 
     run(story())
+
+
+def test_an_interrupted_backup_ends_at_once_and_is_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that write wait for what the loop reads: they must not wait for ever."""
+    read_page = Reader._page
+
+    async def slowly(reader: Reader, *args: Any) -> Any:
+        await asyncio.sleep(0.2)
+        return await read_page(reader, *args)
+
+    async def story() -> None:
+        async with Loopback(tmp_path / "a", nodes=3, settings=SMALL) as cluster:
+            client = await cluster.connect()
+            await client.put_many({f"k{i}": b"v" for i in range(50)}, w=3)
+            monkeypatch.setattr(Reader, "_page", slowly)
+            task = asyncio.create_task(back_up(cluster, tmp_path / "backups"))
+            await asyncio.sleep(0.3)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert [one.state for one in listing(str(tmp_path / "backups"))] == ["unfinished"]
+
+    began = time.monotonic()
+    run(story())
+    assert time.monotonic() - began < 10
 
 
 @pytest.fixture(scope="module")
