@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -360,6 +360,7 @@ RULES: list[Rule] = [
 # --- the checkout ----------------------------------------------------------------------------
 
 
+@cache
 def _modules() -> list[Module]:
     """Every Python file; folders that are not there yet hold none."""
     folders = ("dynamo_ray", "cli", "tests", "benchmarks", "examples")
