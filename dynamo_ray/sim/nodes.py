@@ -12,6 +12,7 @@ history what it alone can see: every mint, every record, every answer that ran a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from dynamo_ray.core.detector import Detector
@@ -68,13 +69,16 @@ class StorageNode(Peer):
         level = self.settings.durability
         may_forget = level == "memory" or (level == "written" and self._lost_power)
         may_forget = may_forget or self.journal.is_damaged
-        try:
+        found, incarnation = None, None
+        with suppress(StorageError):
             found = self.journal.recover()
-        except StorageError:
+            incarnation = self.journal.new_incarnation(self.wall_ms)
+        if found is None or incarnation is None:
+            self.journal.crash(power_loss=False)
             self._start_later()
             return
         self.up = True
-        self._lost_power = False
+        self._lost_power = self.journal.is_damaged = False  # what it has done is found, and noted
         times = self.settings.times
         self._take_over(found, may_forget)
         self.rebuilding = Rebuilding(self)
@@ -87,7 +91,7 @@ class StorageNode(Peer):
         self._sync_due = False
         self._appended_at = 0
         self._synced_at = 0
-        self._renew()
+        self.after(self._taking(self.sync_us), "incarnation", self._renewed, incarnation)
         self.after(int(times.tick_s * SECOND), "tick", self._tick)
         self.after(int(times.sync_s * SECOND), "sync due", self._sync_timer)
         if self.takes_snapshots:
