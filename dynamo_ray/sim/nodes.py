@@ -167,6 +167,10 @@ class StorageNode(Peer):
     def _take_over(self, found: Recovered, may_forget: bool) -> None:
         """What recovery found; replaced versions leave their put ids behind (rule 7)."""
         before = self.kept if self.run > 1 else {}
+        self.logged = {key: state for of in found.maps for key, state in of.items()}
+        for key, _ in sorted(self.logged.items() - self._ever_given):
+            text = f"{self.name} found a state of {key!r} that its log was never given"
+            self.history.breach("recovery", self.world.now, text)
         q = self.settings.partitions
         owned = frozenset(p for p in range(q) if self.id in self.ring.owners(p))
         self.replica = Replica(self.id, self.settings, found.maps, owned)
@@ -174,10 +178,6 @@ class StorageNode(Peer):
         for old, new in found.replaced:
             self.replica.puts.remember(replaced(old, new))
         self.replica.load_hints(found.hints)
-        self.logged = {key: state for of in found.maps for key, state in of.items()}
-        for key, _ in self.logged.items() - self._ever_given:
-            text = f"{self.name} found a state of {key!r} that its log was never given"
-            self.history.breach("recovery", self.world.now, text)
         self.synced = dict(self.logged)
         self._tell_forgotten(before, may_forget)
 
