@@ -113,7 +113,7 @@ def nothing_lost(truth: Truth) -> Iterable[str]:
     """
     kept: dict[bytes, set[Dot]] = {}
     for write in truth.history.writes:
-        if write.outcome != OK or _is_lost(truth, write):
+        if write.outcome != OK or write.number in truth.history.lost:
             continue
         of = truth.of(write.key)
         if write.key not in kept:
@@ -276,7 +276,7 @@ def elements_kept(truth: Truth) -> Iterable[str]:
         removed = {one for w in writes if w.outcome != FAILED for one in elements(w.value, b"-")}
         for write in writes:
             missing = elements(write.value, b"+") - final - removed
-            if write.outcome == OK and missing and not _is_lost(truth, write):
+            if write.outcome == OK and missing and write.number not in history.lost:
                 yield f"the {style} {key!r} misses {sorted(missing)} of write {write.number}"
 
 
@@ -318,12 +318,6 @@ def elements(value: bytes | None, mark: bytes = b"") -> set[bytes]:
     return {one[1:] for one in changed if one[:1] == mark}
 
 
-def _is_lost(truth: Truth, write: Write) -> bool:
-    """True if at some moment the last copy went with a node's power or disk."""
-    dots = truth.of(write.key).of_write.get(write.number, [])
-    return all((write.key, dot) in truth.history.lost for dot in dots) and bool(dots)
-
-
 def _is_out_of_sight(history: History, write: Write, read: Read) -> bool:
     """What rule 9 does not promise where nodes forgot what they had acknowledged, before the read.
 
@@ -331,12 +325,10 @@ def _is_out_of_sight(history: History, write: Write, read: Read) -> bool:
     copy and was none. Or it asked for fewer copies than the cluster's W, for which fewer owners
     are compared than could have shown it.
     """
-    dots = history.dots_of(write)
-    forgot = [at for at in history.forgot_of(write, write.invoked) if at <= read.ended]
+    forgot = [at for at in history.forgot(write) if at <= read.ended]
     if not forgot:
         return False
-    unowned = [history.unowned.get((write.key, dot), read.ended + 1) for dot in dots]
-    is_gone = max(unowned) <= read.ended
+    is_gone = history.unowned.get(write.number, read.ended + 1) <= read.ended
     return is_gone or min(forgot) <= write.ended or write.w < history.terms.w
 
 

@@ -129,7 +129,7 @@ class Cluster:
 
     def _acknowledged(self, write: Write) -> None:
         # A machine may lose, between its answer and the client's, what it acknowledged.
-        if self.plan.durability != "memory" and not self.history.forgot_of(write, write.invoked):
+        if self.plan.durability != "memory" and not self.history.forgot(write):
             states = [node.logged.get(write.key) for node in self.nodes]
             self.history.on_acknowledged(write, self.world.now, states)
 

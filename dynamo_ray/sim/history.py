@@ -32,6 +32,11 @@ def _clock(state: bytes | None) -> Clock:
     return decode(state).clock if state is not None else Clock()
 
 
+def _hold(clocks: list[Clock], dots: list[Dot]) -> bool:
+    """True if any of the states holds, or replaced, what any of these dots was minted for."""
+    return any(clock.covers(dot) for clock in clocks for dot in dots)
+
+
 @dataclass(slots=True)
 class Write:
     """One put or delete of one key, from its invocation to what the client was told last."""
@@ -135,9 +140,9 @@ class History:
     by_put_id: dict[tuple[bytes, bytes], Write] = field(default_factory=dict)
     of_dot: dict[tuple[bytes, Dot], int] = field(default_factory=dict)
     known_at: dict[tuple[str, bytes], set[int]] = field(default_factory=dict)
-    forgotten: dict[tuple[bytes, Dot], list[int]] = field(default_factory=dict)
-    unowned: dict[tuple[bytes, Dot], int] = field(default_factory=dict)
-    lost: set[tuple[bytes, Dot]] = field(default_factory=set)
+    forgotten: dict[int, list[int]] = field(default_factory=dict)
+    unowned: dict[int, int] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)
 
     def breach(self, rule: str, at: int, text: str) -> None:
         """Note something that must never be."""
@@ -179,8 +184,9 @@ class History:
     def on_logged(self, node: str, at: int, key: bytes, state: bytes) -> None:
         """A record went into a log: one dot is one version, for ever and everywhere."""
         if self.lost:
-            clock = decode(state).clock  # it was on its way to here when it was lost there
-            self.lost -= {(of, dot) for of, dot in self.lost if of == key and clock.covers(dot)}
+            # It was on its way to here when it was lost there.
+            dots, clocks = self._dots_of(key), [decode(state).clock]
+            self.lost -= {number for number in self.lost if _hold(clocks, dots.get(number, []))}
         for version in decode(state).versions:
             known = self.logged.setdefault((key, version.dot), version)
             write = self.of_dot.get((key, version.dot))
@@ -213,33 +219,36 @@ class History:
         at_owners: Iterable[bytes | None],
         anywhere: Iterable[bytes | None],
     ) -> bool:
-        """A node that stopped `at` held one state then and found another; True if it lost a dot.
+        """A node that stopped `at` held one state then and found another; True if it lost a write.
 
         What no other owner holds then cannot be seen by reads of owners any more; what nobody holds
-        is lost. Nothing else may be.
+        is lost, by its number in `lost`. Nothing else may be.
         """
         before, after = decode(found[0]).clock, _clock(found[1])
         owners, everybody = list(map(_clock, at_owners)), list(map(_clock, anywhere))
         has_forgotten = False
-        for dot in [dot for of, dot in self.of_dot if of == key]:
-            if not before.covers(dot) or after.covers(dot):
+        for number, dots in self._dots_of(key).items():
+            if not _hold([before], dots) or _hold([after], dots):
                 continue
             has_forgotten = True
-            self.forgotten.setdefault((key, dot), []).append(at)
-            if not any(clock.covers(dot) for clock in owners):
-                self.unowned.setdefault((key, dot), at)
-            if not any(clock.covers(dot) for clock in everybody):
-                self.lost.add((key, dot))
+            self.forgotten.setdefault(number, []).append(at)
+            if not _hold(owners, dots):
+                self.unowned.setdefault(number, at)
+            if not _hold(everybody, dots):
+                self.lost.add(number)
         return has_forgotten
 
-    def forgot_of(self, write: Write, since: int = 0) -> list[int]:
-        """The times from `since` on at which a node lost its copy of a write."""
-        at = [t for dot in self.dots_of(write) for t in self.forgotten.get((write.key, dot), ())]
-        return [time for time in at if time >= since]
+    def forgot(self, write: Write) -> list[int]:
+        """The times, since it was invoked, at which a node lost its copy of a write."""
+        return [at for at in self.forgotten.get(write.number, ()) if at >= write.invoked]
 
-    def dots_of(self, write: Write) -> list[Dot]:
-        """The dots that were minted for a write."""
-        return [dot for (key, dot), number in self.of_dot.items() if number == write.number]
+    def _dots_of(self, key: bytes) -> dict[int, list[Dot]]:
+        """The dots that were minted for each write of a key."""
+        found: dict[int, list[Dot]] = {}
+        for (of, dot), number in self.of_dot.items():
+            if of == key:
+                found.setdefault(number, []).append(dot)
+        return found
 
     def forget_what(self, node: str) -> None:
         """The node let go of old records: it need not know a retry of what they held."""
@@ -249,7 +258,7 @@ class History:
     def on_acknowledged(self, write: Write, at: int, states: Iterable[bytes | None]) -> None:
         """A client was told ok; `states` are what the logs hold of the key now, node by node."""
         clocks = [decode(state).clock for state in states if state is not None]
-        dots = self.dots_of(write)
+        dots = self._dots_of(write.key).get(write.number, [])
         copies = max((sum(c.covers(dot) for c in clocks) for dot in dots), default=0)
         if copies < write.w:
             text = f"write {write.number} was acknowledged with {copies} of {write.w} copies"

@@ -279,7 +279,6 @@ class StoreJournal:
         recovered = Recovered(found.maps, found.hints, replaced, found.doubted)
         self._starts += 1
         self._compare(recovered)
-        self.is_damaged = False
         if self._chance.random() < 0.5:
             self.disk.unreadable.clear()  # some files come back, and bring old states along
         return recovered

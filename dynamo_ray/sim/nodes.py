@@ -12,6 +12,7 @@ history what it alone can see: every mint, every record, every answer that ran a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from dynamo_ray.core.detector import Detector
@@ -68,13 +69,16 @@ class StorageNode(Peer):
         level = self.settings.durability
         may_forget = level == "memory" or (level == "written" and self._lost_power)
         may_forget = may_forget or self.journal.is_damaged
-        try:
+        found, incarnation = None, None
+        with suppress(StorageError):
             found = self.journal.recover()
-        except StorageError:
+            incarnation = self.journal.new_incarnation(self.wall_ms)
+        if found is None or incarnation is None:
+            self.journal.crash(power_loss=False)
             self._start_later()
             return
         self.up = True
-        self._lost_power = False
+        self._lost_power = self.journal.is_damaged = False  # what it has done is found, and noted
         times = self.settings.times
         self._take_over(found, may_forget)
         self.rebuilding = Rebuilding(self)
@@ -87,7 +91,7 @@ class StorageNode(Peer):
         self._sync_due = False
         self._appended_at = 0
         self._synced_at = 0
-        self._renew()
+        self.after(self._taking(self.sync_us), "incarnation", self._renewed, incarnation)
         self.after(int(times.tick_s * SECOND), "tick", self._tick)
         self.after(int(times.sync_s * SECOND), "sync due", self._sync_timer)
         if self.takes_snapshots:
@@ -163,6 +167,10 @@ class StorageNode(Peer):
     def _take_over(self, found: Recovered, may_forget: bool) -> None:
         """What recovery found; replaced versions leave their put ids behind (rule 7)."""
         before = self.kept if self.run > 1 else {}
+        self.logged = {key: state for of in found.maps for key, state in of.items()}
+        for key, _ in sorted(self.logged.items() - self._ever_given):
+            text = f"{self.name} found a state of {key!r} that its log was never given"
+            self.history.breach("recovery", self.world.now, text)
         q = self.settings.partitions
         owned = frozenset(p for p in range(q) if self.id in self.ring.owners(p))
         self.replica = Replica(self.id, self.settings, found.maps, owned)
@@ -170,10 +178,6 @@ class StorageNode(Peer):
         for old, new in found.replaced:
             self.replica.puts.remember(replaced(old, new))
         self.replica.load_hints(found.hints)
-        self.logged = {key: state for of in found.maps for key, state in of.items()}
-        for key, _ in self.logged.items() - self._ever_given:
-            text = f"{self.name} found a state of {key!r} that its log was never given"
-            self.history.breach("recovery", self.world.now, text)
         self.synced = dict(self.logged)
         self._tell_forgotten(before, may_forget)
 

@@ -368,9 +368,11 @@ class Replay:
         self.ends_unclear = not gap.is_cut and any(content[gap.start : gap.end])
         self._note(f"{_bytes(gap)} of log segment {number} were torn off by a crash: cut")
         self.found.torn_bytes += gap.end - gap.start
-        # If this fails they stay, and are void: the next segment says at which position it begins.
-        with suppress(StorageError):
-            self._disk.truncate(segment_path(number), gap.start)
+        # Where they stay they are void: the next segment says at which position it begins. They do
+        # if this fails, or if they are a reason to doubt, which is not noted durably yet.
+        if not self.ends_unclear:
+            with suppress(StorageError):
+                self._disk.truncate(segment_path(number), gap.start)
 
     def _expect(self, position: int, number: int) -> None:
         """Nothing may be missing before `position`."""

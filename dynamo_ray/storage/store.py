@@ -309,12 +309,12 @@ class Store:
         if self._disk.exists(UNSYNCED):
             return False
         durability = self.identity.durability
-        was_used = replay.found.position or replay.segment
-        if replay.ends_closed or not was_used:
+        if replay.ends_closed or not self.identity.incarnation:
             return True
         if durability == SYNCED:
             return not replay.ends_unclear
-        return durability == WRITTEN and is_same_boot
+        was_used = replay.found.position or replay.segment
+        return durability == WRITTEN and (is_same_boot or not was_used)
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
