@@ -31,7 +31,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Durations in seconds. `timeout_max_s` bounds what a caller may ask for (see rule 7)."""
+    """Durations in seconds. `timeout_max_s` bounds what a caller may ask for (see rule 7).
+
+    `snapshot_s`: a node that took anything since its last snapshot takes another one after that.
+    """
 
     timeout_s: float = 2.0
     timeout_max_s: float = 10.0
@@ -40,6 +43,7 @@ class Times:
     tick_s: float = 0.1
     sync_s: float = 1.0
     linger_s: float = 2.0
+    snapshot_s: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ HEAD = struct.Struct("<40sq24sq8s22q8s8q")
 END = struct.Struct("<i")
 PLACE = struct.Struct("<I")
 ENDS_OF_ONE = struct.Struct("<2i")
+NO_HINTS = (b"",)
 TOO_LARGE = "a batch of records is over 1 GiB; store smaller values"
 # The flatbuffer tables of a RecordBatch message with 4 columns and 11 buffers, between its numbers.
 MESSAGE = bytes.fromhex(
@@ -72,6 +73,9 @@ class Columns(NamedTuple):
     keys: Sequence[bytes]
     states: Sequence[bytes | None]
     hints: Sequence[bytes]
+
+
+Span = tuple[int, int]
 
 
 class Laid(NamedTuple):
@@ -146,7 +150,11 @@ def decode(message: bytes) -> list[Record]:
 
 def decode_columns(message: bytes) -> Columns:
     """The columns of a message. Raises MalformedBatchError for what `encode` cannot have given."""
-    fields = _fields(message[: HEAD.size])
+    head = message[: HEAD.size]
+    one = _places_of_one(head)
+    if one is not None:
+        return _decode_one(message, *one)
+    fields = _fields(head)
     size, rows, state_nulls, hint_nulls = fields[1], fields[3], fields[33], fields[35]
     if len(message) != HEAD.size + size:
         raise MalformedBatchError("longer or shorter than its head says")
@@ -157,6 +165,34 @@ def decode_columns(message: bytes) -> Columns:
         return Columns(partitions, keys, states, [b""] * rows)
     hints = [one or b"" for one in _values(rows, hint_nulls, message, fields[21:27])]
     return Columns(partitions, keys, states, hints)
+
+
+def _decode_one(
+    message: bytes, size: int, key: Span, state: Span, ends: tuple[bytes, bytes]
+) -> Columns:
+    """The columns of one record without hints: what a log of single puts consists of."""
+    (key_at, key_end), (state_at, state_end) = key, state
+    if len(message) != size:
+        raise MalformedBatchError("longer or shorter than its head says")
+    if (message[key_at - 8 : key_at], message[state_at - 8 : state_at]) != ends:
+        raise MalformedBatchError("a column that does not fill its content")
+    partition = PLACE.unpack_from(message, HEAD.size)
+    return Columns(partition, (message[key_at:key_end],), (message[state_at:state_end],), NO_HINTS)
+
+
+@lru_cache(maxsize=1024)
+def _places_of_one(head: bytes) -> tuple[int, Span, Span, tuple[bytes, bytes]] | None:
+    """Where things stand in the message of one record without hints; None if it is another one.
+
+    The message's length, where key and state begin and end, and the offsets before each of them.
+    """
+    fields = _fields(head)
+    if fields[3] != 1 or fields[33] or fields[35] != 1:
+        return None
+    key, state = HEAD.size + fields[13], HEAD.size + fields[19]
+    sizes = fields[14], fields[20]
+    ends = ENDS_OF_ONE.pack(0, sizes[0]), ENDS_OF_ONE.pack(0, sizes[1])
+    return HEAD.size + fields[1], (key, key + sizes[0]), (state, state + sizes[1]), ends
 
 
 @lru_cache(maxsize=1024)

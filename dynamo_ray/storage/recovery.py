@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import cast
 
 from dynamo_ray.storage.codec import Columns, decode_columns
 from dynamo_ray.storage.disk import Disk
@@ -41,6 +42,10 @@ from dynamo_ray.storage.snapshot import (
 ASIDE = "quarantine"
 # The key, its state before and its state after a replayed record (None: forgotten).
 Replaced = Callable[[bytes, bytes, bytes | None], None]
+# How many records, of how many bytes of how many, were read so far.
+Progress = Callable[[int, int, int], None]
+# A log of single puts has a frame each: progress is told once in so many.
+FRAMES_A_WORD = 4096
 
 
 @dataclass
@@ -57,6 +62,7 @@ class Recovery:
     position: int = 0
     frames: int = 0
     records: int = 0
+    bytes: int = 0
     torn_bytes: int = 0
     quarantined: frozenset[int] = frozenset()
     suspect: bool = False
@@ -84,6 +90,7 @@ class Replay:
         reached: int | None,
         is_same_boot: bool,
         on_replaced: Replaced | None,
+        on_progress: Progress | None = None,
     ) -> None:
         self.found = Recovery([{} for _ in range(partitions)])
         self.segments: list[tuple[int, int]] = []
@@ -96,14 +103,19 @@ class Replay:
         self._reached = reached
         self._is_same_boot = is_same_boot
         self._on_replaced = on_replaced
+        self._on_progress = on_progress
+        self._bytes_in_all = 0
         self._quarantined: set[int] = set()
         # Put ids are remembered from records that the snapshot already covers, too (rule 7).
         self._older: dict[bytes, tuple[int, bytes]] = {}
 
     def run(self) -> None:
         """Read everything there is."""
-        self._load_snapshot()
         numbers = segments_on(self._disk)
+        for number in numbers:
+            with suppress(StorageError):
+                self._bytes_in_all += self._disk.size(segment_path(number))
+        self._load_snapshot()
         firsts = [self._first(number) for number in numbers]
         last = self._last_with_frames(numbers, firsts)
         for at, (number, first) in enumerate(zip(numbers, firsts, strict=True)):
@@ -133,6 +145,7 @@ class Replay:
                 continue
             self.covered = self.found.position = generation.position
             self.segment = generation.segment
+            self._bytes_in_all += sum(seal.size for seal in generation.files.values())
             for partition in generation.files:
                 self._load_partition(generation, partition)
             return
@@ -147,8 +160,11 @@ class Replay:
             with suppress(StorageError):
                 self._set_aside(path.replace("/", "-"), self._disk.read(path))
             return
+        finally:
+            self._tell_progress(generation.files[partition].size)
         self.found.records += len(columns.keys)
-        self._apply(columns)
+        if not self._take_whole(partition, columns):
+            self._apply(columns)
 
     # ---- the log
 
@@ -192,7 +208,11 @@ class Replay:
             self._note(f"the header of log segment {number} is damaged")
         else:
             self._expect(first, number)
-        for piece in scan(content, self._owner.seed, number):
+        told = 0
+        for count, piece in enumerate(scan(content, self._owner.seed, number), 1):
+            if not count % FRAMES_A_WORD:
+                self._tell_progress(piece.start - told)
+                told = piece.start
             if isinstance(piece, Frame):
                 if stop is None or piece.position < stop:
                     self._take(piece, content, number)
@@ -201,6 +221,7 @@ class Replay:
                 self._keep_aside(number, content, piece)
             else:
                 self._end_with(piece, content, number)
+        self._tell_progress(len(content) - told)
 
     def _content(self, number: int) -> bytes | None:
         with suppress(StorageError):
@@ -215,7 +236,8 @@ class Replay:
             if columns is not None and self._on_replaced is not None:
                 self._look_at(columns)
             return
-        self._expect(frame.position, number)
+        if frame.position != found.position + 1:
+            self._expect(frame.position, number)
         found.position = frame.position
         if frame.kind == CLOSED:
             return
@@ -289,6 +311,20 @@ class Replay:
             if before is not None and on_replaced is not None and before != state:
                 on_replaced(key, before, state)
 
+    def _take_whole(self, partition: int, columns: Columns) -> bool:
+        """A partition's file goes into its empty map at once, if `_apply` would find nothing to do.
+
+        That is: nothing there before, no key twice, none forgotten, no hints, now or earlier.
+        """
+        whole = dict(zip(columns.keys, columns.states, strict=True))
+        found = self.found
+        if len(whole) < len(columns.keys) or found.maps[partition] or self._older:
+            return False
+        if found.hints or any(columns.hints) or None in columns.states:
+            return False
+        found.maps[partition] = cast("dict[bytes, bytes]", whole)
+        return True
+
     def _look_at(self, columns: Columns) -> None:
         """Records that the snapshot covers: only what they replaced is of interest."""
         assert self._on_replaced is not None
@@ -308,6 +344,11 @@ class Replay:
         self._older.clear()
 
     # ---- what is said and kept
+
+    def _tell_progress(self, size: int) -> None:
+        self.found.bytes += size
+        if self._on_progress is not None:
+            self._on_progress(self.found.records, self.found.bytes, self._bytes_in_all)
 
     def _note(self, text: str) -> None:
         self.found.notes.append(text)

@@ -41,7 +41,7 @@ from dynamo_ray.storage.frames import (
 )
 from dynamo_ray.storage.identity import Identity
 from dynamo_ray.storage.log import SEGMENT_BYTES_MAX, Log, segment_path, segments_on
-from dynamo_ray.storage.recovery import Recovery, Replaced, Replay
+from dynamo_ray.storage.recovery import Progress, Recovery, Replaced, Replay
 from dynamo_ray.storage.sealed import read_sealed, write_sealed
 from dynamo_ray.storage.snapshot import NewSnapshot, generations_on
 
@@ -125,10 +125,13 @@ class Store:
         """The partitions that cannot be proved complete (rule 9)."""
         return self.identity.doubted
 
-    def recover(self, on_replaced: Replaced | None = None) -> Recovery:
+    def recover(
+        self, on_replaced: Replaced | None = None, on_progress: Progress | None = None
+    ) -> Recovery:
         """Read everything there is; damage raises nothing. Once, before all that follows here.
 
-        `on_replaced` is told of every state that a replayed record replaces, in their order.
+        `on_replaced` is told of every state that a replayed record replaces, in their order;
+        `on_progress`, now and then, of records, bytes, and bytes in all.
         """
         assert self._log is None
         identity, boot_id = self.identity, self._opening.boot_id
@@ -140,6 +143,7 @@ class Store:
             reached=self._reached(),
             is_same_boot=is_same_boot,
             on_replaced=on_replaced,
+            on_progress=on_progress,
         )
         replay.run()
         found = replay.found
