@@ -58,9 +58,8 @@ class Recovering:
 
 def in_words(name: str, told: dict[str, Any]) -> str:
     """One line of progress, for a person who waits."""
-    mib = 1024 * 1024
     return (
-        f"{name} reads its data back: {told['bytes'] / mib:,.0f} of"
-        f" {told['bytes_in_all'] / mib:,.0f} MiB, {told['records']:,} records,"
+        f"{name} reads its data back: {told['bytes'] / 1e6:,.0f} of"
+        f" {told['bytes_in_all'] / 1e6:,.0f} MB, {told['records']:,} records,"
         f" {told['records_per_s']:,} a second"
     )
