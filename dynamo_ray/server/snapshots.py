@@ -51,7 +51,7 @@ class Snapshotting:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
-        self._rested_at = 0.0
+        self._rested_at = self._ran_s = 0.0
 
     async def take(self) -> dict[str, Any]:
         """Take it, and let the log go that is covered; what was written, or the `problem`."""
@@ -97,7 +97,7 @@ class Snapshotting:
     # ---- in the thread
 
     def _write(self, taking: NewSnapshot) -> None:
-        self._rested_at = time.monotonic()
+        self._rested_at, self._ran_s = time.monotonic(), time.thread_time()
         for partition in range(self._server.ring.partitions):
             taking.write_columns(partition, self._slices(partition))
 
@@ -116,9 +116,9 @@ class Snapshotting:
         self._rest(size)
 
     def _rest(self, size: int) -> None:
-        worked_s = time.monotonic() - self._rested_at
-        self._stopped.wait(rest_s(worked_s, size))
-        self._rested_at = time.monotonic()
+        took_s, on_core_s = time.monotonic() - self._rested_at, time.thread_time() - self._ran_s
+        self._stopped.wait(rest_s(took_s, on_core_s, size))
+        self._rested_at, self._ran_s = time.monotonic(), time.thread_time()
 
     def _ask(self, look: Callable[[], Told]) -> Told:
         """Look at the maps on the loop that owns them; SnapshotFailedError if it is too late."""

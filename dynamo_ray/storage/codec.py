@@ -75,9 +75,6 @@ class Columns(NamedTuple):
     hints: Sequence[bytes]
 
 
-Span = tuple[int, int]
-
-
 class Laid(NamedTuple):
     """A binary column as Arrow lays it out. No bits if nothing in it is null."""
 
@@ -150,11 +147,11 @@ def decode(message: bytes) -> list[Record]:
 
 def decode_columns(message: bytes) -> Columns:
     """The columns of a message. Raises MalformedBatchError for what `encode` cannot have given."""
-    head = message[: HEAD.size]
-    one = _places_of_one(head)
+    one = one_in(message)
     if one is not None:
-        return _decode_one(message, *one)
-    fields = _fields(head)
+        partition, key, state = one
+        return Columns((partition,), (key,), (state,), NO_HINTS)
+    fields = _fields(message[: HEAD.size])
     size, rows, state_nulls, hint_nulls = fields[1], fields[3], fields[33], fields[35]
     if len(message) != HEAD.size + size:
         raise MalformedBatchError("longer or shorter than its head says")
@@ -167,21 +164,25 @@ def decode_columns(message: bytes) -> Columns:
     return Columns(partitions, keys, states, hints)
 
 
-def _decode_one(
-    message: bytes, size: int, key: Span, state: Span, ends: tuple[bytes, bytes]
-) -> Columns:
-    """The columns of one record without hints: what a log of single puts consists of."""
-    (key_at, key_end), (state_at, state_end) = key, state
+def one_in(message: bytes) -> tuple[int, bytes, bytes] | None:
+    """Partition, key and state of the message of one record without hints; None if it is another.
+
+    That is what a log of single puts consists of. Raises MalformedBatchError.
+    """
+    places = _places_of_one(message[: HEAD.size])
+    if places is None:
+        return None
+    size, key_at, key_end, state_at, state_end, key_ends, state_ends = places
     if len(message) != size:
         raise MalformedBatchError("longer or shorter than its head says")
-    if (message[key_at - 8 : key_at], message[state_at - 8 : state_at]) != ends:
+    if message[key_at - 8 : key_at] != key_ends or message[state_at - 8 : state_at] != state_ends:
         raise MalformedBatchError("a column that does not fill its content")
-    partition = PLACE.unpack_from(message, HEAD.size)
-    return Columns(partition, (message[key_at:key_end],), (message[state_at:state_end],), NO_HINTS)
+    (partition,) = PLACE.unpack_from(message, HEAD.size)
+    return partition, message[key_at:key_end], message[state_at:state_end]
 
 
 @lru_cache(maxsize=1024)
-def _places_of_one(head: bytes) -> tuple[int, Span, Span, tuple[bytes, bytes]] | None:
+def _places_of_one(head: bytes) -> tuple[int, int, int, int, int, bytes, bytes] | None:
     """Where things stand in the message of one record without hints; None if it is another one.
 
     The message's length, where key and state begin and end, and the offsets before each of them.
@@ -189,10 +190,10 @@ def _places_of_one(head: bytes) -> tuple[int, Span, Span, tuple[bytes, bytes]] |
     fields = _fields(head)
     if fields[3] != 1 or fields[33] or fields[35] != 1:
         return None
-    key, state = HEAD.size + fields[13], HEAD.size + fields[19]
-    sizes = fields[14], fields[20]
-    ends = ENDS_OF_ONE.pack(0, sizes[0]), ENDS_OF_ONE.pack(0, sizes[1])
-    return HEAD.size + fields[1], (key, key + sizes[0]), (state, state + sizes[1]), ends
+    size, (key, key_size), (state, state_size) = fields[1], fields[13:15], fields[19:21]
+    key, state = HEAD.size + key, HEAD.size + state
+    ends = ENDS_OF_ONE.pack(0, key_size), ENDS_OF_ONE.pack(0, state_size)
+    return HEAD.size + size, key, key + key_size, state, state + state_size, *ends
 
 
 @lru_cache(maxsize=1024)

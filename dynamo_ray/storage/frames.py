@@ -124,9 +124,12 @@ def frame(
     return b"".join((head, CRC.pack(crc32(head, seed)), places, payload))
 
 
-def scan(content: bytes, seed: int, segment: int) -> Iterator[Frame | Gap]:
-    """All frames of a segment in their order, and every gap between, before and after them."""
-    at = min(SEGMENT_BYTES, len(content))
+def scan(content: bytes, seed: int, segment: int, at: int = SEGMENT_BYTES) -> Iterator[Frame | Gap]:
+    """All frames of a segment in their order, and every gap between, before and after them.
+
+    `at`: where a frame of it ends, to go on from there.
+    """
+    at = min(at, len(content))
     while at < len(content):
         found = _frame_at(content, at, seed, segment)
         if found is None:

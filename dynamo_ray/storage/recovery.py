@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import cast
 
 from dynamo_ray.storage.codec import Columns, decode_columns
@@ -31,6 +32,7 @@ from dynamo_ray.storage.frames import (
     scan,
 )
 from dynamo_ray.storage.log import segment_path, segments_on
+from dynamo_ray.storage.singles import singles
 from dynamo_ray.storage.snapshot import (
     Generation,
     file_path,
@@ -44,8 +46,9 @@ ASIDE = "quarantine"
 Replaced = Callable[[bytes, bytes, bytes | None], None]
 # How many records, of how many bytes of how many, were read so far.
 Progress = Callable[[int, int, int], None]
-# A log of single puts has a frame each: progress is told once in so many.
-FRAMES_A_WORD = 4096
+# Progress is told about once in so many bytes.
+BYTES_A_WORD = 4 << 20
+SINGLES_A_RUN = 4096
 
 
 @dataclass
@@ -208,20 +211,25 @@ class Replay:
             self._note(f"the header of log segment {number} is damaged")
         else:
             self._expect(first, number)
-        told = 0
-        for count, piece in enumerate(scan(content, self._owner.seed, number), 1):
-            if not count % FRAMES_A_WORD:
-                self._tell_progress(piece.start - told)
-                told = piece.start
-            if isinstance(piece, Frame):
-                if stop is None or piece.position < stop:
-                    self._take(piece, content, number)
-            elif piece.end < len(content) or not is_last:
-                self._note(f"{_bytes(piece)} of log segment {number} are no frame")
-                self._keep_aside(number, content, piece)
-            else:
-                self._end_with(piece, content, number)
-        self._tell_progress(len(content) - told)
+        told, at = 0, SEGMENT_BYTES
+        while at < len(content):
+            at = self._take_singles(content, at, number, stop)
+            piece = next(scan(content, self._owner.seed, number, at), None)
+            if piece is not None:
+                at = piece.end
+                if isinstance(piece, Frame):
+                    if stop is None or piece.position < stop:
+                        self._take(piece, content, number)
+                elif piece.end < len(content) or not is_last:
+                    self._note(f"{_bytes(piece)} of log segment {number} are no frame")
+                    self._keep_aside(number, content, piece)
+                else:
+                    self._end_with(piece, content, number)
+            if at - told >= BYTES_A_WORD:
+                self._tell_progress(at - told)
+                told = at
+        if told < len(content):
+            self._tell_progress(len(content) - told)
 
     def _content(self, number: int) -> bytes | None:
         with suppress(StorageError):
@@ -256,6 +264,30 @@ class Replay:
         else:
             self._suspect(f"{_bytes(frame)} of log segment {number} are damaged")
             self._keep_aside(number, content, frame)
+
+    def _take_singles(self, content: bytes, at: int, number: int, stop: int | None) -> int:
+        """The lean way through frames of one plain record each, from `at` on; where they end."""
+        found, older, on_replaced = self.found, self._older, self._on_replaced
+        maps, hints, position = found.maps, found.hints, found.position
+        run = singles(content, at, self._owner.seed, number, position)
+        for partition, key, state, end in islice(run, SINGLES_A_RUN):
+            if partition >= len(maps) or position + 1 == stop:
+                break
+            of = maps[partition]
+            before = older.pop(key)[1] if key in older else of.get(key)
+            of[key] = state
+            if hints:
+                hints.pop(key, None)
+            if before is not None and on_replaced is not None and before != state:
+                on_replaced(key, before, state)
+            position += 1
+            at = end
+        if position > found.position:
+            self.ends_closed = False
+            found.frames += position - found.position
+            found.records += position - found.position
+            found.position = position
+        return at
 
     def _columns(self, frame: Frame) -> Columns | None:
         """The frame's records; None if it is damaged, or says what no frame of this node can."""
@@ -312,15 +344,15 @@ class Replay:
                 on_replaced(key, before, state)
 
     def _take_whole(self, partition: int, columns: Columns) -> bool:
-        """A partition's file goes into its empty map at once, if `_apply` would find nothing to do.
+        """A partition's file goes into its empty map at once, where `_apply` would do the same.
 
-        That is: nothing there before, no key twice, none forgotten, no hints, now or earlier.
+        That is: no key is there twice, none is forgotten, and there are no hints, now or earlier.
         """
         whole = dict(zip(columns.keys, columns.states, strict=True))
         found = self.found
-        if len(whole) < len(columns.keys) or found.maps[partition] or self._older:
+        if len(whole) < len(columns.keys) or None in columns.states:
             return False
-        if found.hints or any(columns.hints) or None in columns.states:
+        if found.hints or any(columns.hints):
             return False
         found.maps[partition] = cast("dict[bytes, bytes]", whole)
         return True

@@ -134,10 +134,12 @@ def test_law_slices_together_are_the_partition() -> None:
 
 
 def test_background_work_rests() -> None:
-    assert rest_s(0.001, 10) == pytest.approx(0.003), "a quarter of the time at most"
-    assert rest_s(0.001, BYTES_A_SECOND // 10) == pytest.approx(0.099), "and so many bytes a second"
-    assert rest_s(60.0, 1) == rest_s(0.0, 2**40) == LONGEST_S, "and is done one day"
-    assert rest_s(0.0, 0) == 0
+    assert rest_s(0.001, 0.001, 10) == pytest.approx(0.003), "a quarter of a core at most"
+    assert rest_s(0.008, 0.001, 10) == pytest.approx(0.008), "half of the time with the disk"
+    tenth = BYTES_A_SECOND // 10
+    assert rest_s(0.001, 0.001, tenth) == pytest.approx(0.099), "and so many bytes a second"
+    assert rest_s(60.0, 0.0, 1) == rest_s(0.0, 0.0, 2**40) == LONGEST_S, "and is done one day"
+    assert rest_s(0.0, 0.0, 0) == 0
 
 
 def test_the_loop_is_free_between_the_slices_of_one_large_partition(tmp_path: Path) -> None:
@@ -300,7 +302,9 @@ def test_a_node_that_closes_waits_for_the_thread_and_no_longer(
 ) -> None:
     """Nobody may write in the directory any more once another process may open it."""
     if when == "resting":
-        monkeypatch.setattr(snapshots, "rest_s", lambda worked_s, size: 30.0 if size else 0.0)
+        monkeypatch.setattr(
+            snapshots, "rest_s", lambda took_s, on_core_s, size: 30.0 if size else 0.0
+        )
 
     async def story() -> None:
         async with Loopback(tmp_path, nodes=1, coordinators=1, settings=ONE) as cluster:
