@@ -85,9 +85,9 @@ def opened(folder: Path) -> Store:
     return Store.open(RealDisk(folder), opening)
 
 
-def minted(replica: Replica, count: int, group: int) -> Iterator[Persist]:
-    """`count` new keys, minted in groups, as what the log is to be given."""
-    for at in range(0, count, group):
+def minted(replica: Replica, count: int, group: int, first: int = 0) -> Iterator[Persist]:
+    """New keys up to the `count`th, minted in groups, as what the log is to be given."""
+    for at in range(first, count, group):
         keys = [b"key-%012d" % n for n in range(at, min(count, at + group))]
         places = [partition_of(key, PARTITIONS) for key in keys]
         values = [os.urandom(VALUE_BYTES) for _ in keys]
@@ -107,18 +107,24 @@ def new_replica() -> Replica:
     return replica
 
 
-def fill(folder: Path, count: int, *, group: int, with_snapshot: bool, with_log: bool) -> None:
-    """A node's directory: so many records in the log, in a snapshot, or half of them in each."""
+def fill(folder: Path, count: int, *, group: int, held: float, keeps_log: bool = True) -> None:
+    """A node's directory: so many records in groups, that share of them first and in a snapshot.
+
+    `keeps_log`: the log that the snapshot holds is still there, as it is for two minutes.
+    """
     store, replica = opened(folder), new_replica()
     store.recover()
     store.new_incarnation(1_000, b"r" * 8)
-    first = count if not (with_snapshot and with_log) else count // 2
-    for number_, one in enumerate(minted(replica, count, group)):
-        if with_snapshot and number_ * group == first:
-            _snapshot(store, replica)
+    one = None
+    for one in minted(replica, int(count * held), group):
         store.append_columns(Columns(one.partitions, one.keys, one.states, one.hints))
-    if with_snapshot and not with_log:
+    if one is not None:
         _snapshot(store, replica)
+    if one is not None and not keeps_log:
+        store.append_columns(Columns(one.partitions, one.keys, one.states, one.hints))
+        store.cut_log()
+    for one in minted(replica, count, group, first=int(count * held)):
+        store.append_columns(Columns(one.partitions, one.keys, one.states, one.hints))
     store.close()
 
 
@@ -148,7 +154,7 @@ def memory(options: argparse.Namespace) -> Rows:
 
 
 def _fill_for_memory(folder: Path, count: int) -> None:
-    fill(folder, count, group=1000, with_snapshot=True, with_log=False)
+    fill(folder, count, group=1000, held=1.0, keeps_log=False)
 
 
 def _memory_of_puts(count: int) -> dict[str, float]:
@@ -300,11 +306,13 @@ def _snapshot_row(taken: Sequence[dict[str, Any]], beside: str) -> dict[str, Any
 # ---- recovery
 
 KINDS = {
-    "log of single puts": {"group": 1, "with_snapshot": False, "with_log": True},
-    "log of groups of 64": {"group": 64, "with_snapshot": False, "with_log": True},
-    "snapshot": {"group": 1000, "with_snapshot": True, "with_log": False},
-    "half snapshot, half log of 64": {"group": 64, "with_snapshot": True, "with_log": True},
+    "log of single puts": {"group": 1, "held": 0.0},
+    "log of groups of 64": {"group": 64, "held": 0.0},
+    "snapshot": {"group": 1000, "held": 1.0, "keeps_log": False},
+    "snapshot, and the log it holds": {"group": 64, "held": 1.0},
+    "half snapshot, half log of 64": {"group": 64, "held": 0.5, "keeps_log": False},
 }
+FLOOR = "floor: the snapshot by plain pyarrow"
 
 
 def recovery(options: argparse.Namespace) -> Rows:
@@ -322,13 +330,12 @@ def _fill_kind(folder: Path, count: int, how: dict[str, Any]) -> None:
 
 def _recovery(folder: Path, count: int, rounds: int) -> Rows:
     found: dict[str, list[tuple[float, float]]] = {}
-    floor = "floor: the snapshot by plain pyarrow"
     for turn in range(rounds):
         _say(f"recovery: round {turn + 1} of {rounds}")
         for kind in KINDS:
             found.setdefault(kind, []).append(_timed(count, lambda: _recovered(folder / kind)))  # noqa: B023
             if kind == "snapshot":
-                for name in (floor, floor + ", again"):
+                for name in (FLOOR, FLOOR + ", again"):
                     took = _timed(count, lambda: _by_pyarrow(folder / "snapshot"))
                     found.setdefault(name, []).append(took)
     return [
@@ -337,7 +344,7 @@ def _recovery(folder: Path, count: int, rounds: int) -> Rows:
             "records_per_cpu_s": median(count / cpu for cpu, _ in times),
             "records_per_s": median(count / wall for _, wall in times),
             "of_floor": median(
-                base / cpu for (cpu, _), (base, _) in zip(times, found[floor], strict=True)
+                base / cpu for (cpu, _), (base, _) in zip(times, found[FLOOR], strict=True)
             ),
         }
         for what, times in found.items()
