@@ -39,9 +39,6 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
     command(app, "start", rich_help_panel="Clusters")(start)
     command(app, "stop", rich_help_panel="Clusters")(stop)
-    node = typer.Typer(no_args_is_help=True, help="Single storage nodes.")
-    command(node, "kill")(kill)
-    app.add_typer(node, name="node", rich_help_panel="Clusters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,17 +216,18 @@ def _begin(
     import dynamo_ray
 
     said = shape.said()
-    dynamo_ray.start(
-        name,
-        nodes=said.nodes,
-        zones=said.zones,
-        coordinators=shape.coordinators,
-        data_dir=folder,
-        host=site.host,
-        exist_ok=exist_ok,
-        ray_address=ray_address,
-        **said.settings,
-    )
+    with render.saying("dynamo_ray.start"):  # of nodes that read their data back
+        dynamo_ray.start(
+            name,
+            nodes=said.nodes,
+            zones=said.zones,
+            coordinators=shape.coordinators,
+            data_dir=folder,
+            host=site.host,
+            exist_ok=exist_ok,
+            ray_address=ray_address,
+            **said.settings,
+        )
 
 
 def _begin_with_ray(name: str, begin: Callable[[str], None], old: Profile | None) -> None:
@@ -285,13 +283,7 @@ def stop(target: Target, change: Change, name: Name = None, as_json: Json = Fals
     if begun:
         _stop_with_ray(name, profile, begun)
     else:
-        address = os.environ.get("RAY_ADDRESS") or (profile.ray_address if profile else None)
-        if not address:
-            raise CommandError(
-                Exit.CANNOT_CONNECT,
-                f"no cluster {name!r} is known here; RAY_ADDRESS names the Ray that it runs in",
-            )
-        _attached(name, profile, address).stop()
+        attached_by_ray(name, profile).stop()
     remove_profile(name)
     if as_json:
         render.show_json({"schema": "dynamo_ray.stop/1", "name": name, "ray_ended": bool(begun)})
@@ -303,12 +295,26 @@ def _stop_with_ray(name: str, profile: Profile | None, begun: dict[str, Any]) ->
     from dynamo_ray.errors import DynamoError
 
     if _is_alive(begun):
-        use_ray(begun)
         try:
-            _attached(name, profile, begun["address"]).stop()
+            attached_by_ray(name, profile).stop()
         except DynamoError as error:
             render.say(f"the cluster does not answer ({error}); ending its Ray", "dim")
     end_ray(begun)
+
+
+def attached_by_ray(name: str, profile: Profile | None) -> Cluster:
+    """The cluster, reached through its Ray: who may do that is an operator. Raises CommandError."""
+    begun = profile.ray if profile and profile.ray.get("started_here") else {}
+    if begun:
+        use_ray(begun)
+    address = begun.get("address") or os.environ.get("RAY_ADDRESS")
+    address = address or (profile.ray_address if profile else None)
+    if not address:
+        raise CommandError(
+            Exit.CANNOT_CONNECT,
+            f"no cluster {name!r} is known here; RAY_ADDRESS names the Ray that it runs in",
+        )
+    return _attached(name, profile, address)
 
 
 def _attached(name: str, profile: Profile | None, ray_address: str | None) -> Cluster:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
@@ -38,6 +40,26 @@ def say(text: str = "", style: str = "") -> None:
     """A sentence for people, on stderr."""
     Progress.clear()
     print(styled(text, style, sys.stderr) if style else text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def saying(log: str) -> Iterator[None]:
+    """What is told to the log of that name is said meanwhile, and told nobody else."""
+
+    class Said(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.getMessage(), "dim")
+
+    logger, said = logging.getLogger(log), Said()
+    before = logger.level, logger.propagate
+    logger.addHandler(said)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(said)
+        logger.level, logger.propagate = before
 
 
 def show(text: str = "", style: str = "") -> None:

@@ -63,6 +63,27 @@ class Cluster:
         """Pages of all keys, deleted ones too, each key once. Raises UnavailableError."""
         return scan(self.addresses, self.token)
 
+    def snapshot(
+        self, timeout_s: float = 600.0, *, nodes: Sequence[str] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Let each storage node, or those named, take a snapshot now; by name what it wrote.
+
+        `records`, `bytes`, `files`, `seconds` and more, or else the `problem`, in a sentence. One
+        that is being taken already is waited for instead. After `timeout_s` the nodes go on, and
+        nobody waits. Raises BadRequestError for a name that no node has.
+        """
+        from dynamo_ray.actors import fleet
+
+        known = [member.name for member in self.charter.members]
+        for name in nodes or ():
+            if name not in known:
+                raise BadRequestError(
+                    f"cluster {self.name!r} has no node {name!r}; it has {', '.join(known)}"
+                )
+        if not 0 < timeout_s <= 86_400:
+            raise BadRequestError(f"timeout_s is {timeout_s:g}; give 0 to 86400 seconds")
+        return fleet.snapshot(self.name, known if nodes is None else nodes, timeout_s)
+
     def kill_node(self, name: str) -> int:
         """SIGKILL a storage node's process, for drills; its pid. Ray starts it again in place."""
         for node in self.status().nodes:

@@ -40,6 +40,7 @@ class NodeStatus:
     log_bytes: int = 0
     longest_hold_ms: float = 0.0
     recovery: dict[str, Any] = field(default_factory=dict)
+    snapshot: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

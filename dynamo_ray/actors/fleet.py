@@ -12,6 +12,8 @@ import contextlib
 import logging
 import os
 import socket
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,13 +29,18 @@ from dynamo_ray.errors import (
     ClusterNotFoundError,
     UnavailableError,
 )
+from dynamo_ray.server.recovering import in_words
 from dynamo_ray.wire.keys import client_token
 
 NAMESPACE = "dynamo_ray"
 NODE, COORDINATOR = "node", "coordinator"
+UNDER_WAY = ("starting", "recovering")
 ASK_S = 15.0
+# Without any sign of progress; a node that reads its data back gives some.
 START_S = 60.0
+ASK_AGAIN_S = 2.0
 PROBE_S = 5.0
+_log = logging.getLogger("dynamo_ray.start")
 _CLASSES = {NODE: NodeActor, COORDINATOR: CoordinatorActor}
 
 
@@ -124,18 +131,58 @@ def locate(cluster: str) -> Place:
 
 
 def wait_until_up(handles: dict[str, Any], timeout_s: float = START_S) -> dict[str, dict[str, Any]]:
-    """The members' descriptions once all have started. Raises UnavailableError with the reasons."""
-    asked = {name: handle.describe.remote(timeout_s) for name, handle in handles.items()}
-    try:
-        told = ray.get(list(asked.values()), timeout=timeout_s + ASK_S)
-    except ray.exceptions.RayError as error:
-        raise UnavailableError(len(handles), 0, f"the actors did not start: {error}") from error
-    described = dict(zip(asked, told, strict=True))
+    """The members' descriptions once all have started. Raises UnavailableError with the reasons.
+
+    Nodes that read their data back are waited for as long as they get on with it, and it is logged.
+    """
+    described: dict[str, dict[str, Any]] = {name: {"state": "no process yet"} for name in handles}
+    asked = {handle.describe.remote(ASK_AGAIN_S): name for name, handle in handles.items()}
+    deadline = time.monotonic() + timeout_s + ASK_S
+    while asked and time.monotonic() < deadline:
+        for answer in ray.wait(list(asked), timeout=ASK_AGAIN_S)[0]:
+            name = asked.pop(answer)
+            before, described[name] = described[name], _answer(answer, len(handles))
+            if described[name]["state"] not in UNDER_WAY:
+                continue
+            asked[handles[name].describe.remote(ASK_AGAIN_S)] = name
+            if has_got_on(before, described[name]):
+                deadline = time.monotonic() + timeout_s
+                _log.info("%s", in_words(name, described[name]["recovery"]))
     failed = {n: d.get("problem", d["state"]) for n, d in described.items() if d["state"] != "up"}
     if failed:
         reasons = "; ".join(f"{name}: {why}" for name, why in sorted(failed.items()))
         raise UnavailableError(len(handles), len(handles) - len(failed), reasons)
     return described
+
+
+def has_got_on(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """True if a node has read more of its data back than it had."""
+    read = "recovery" in after and after["recovery"]["bytes"]
+    return bool(read) and read != before.get("recovery", {}).get("bytes")
+
+
+def _answer(answer: Any, members: int) -> dict[str, Any]:
+    try:
+        return dict(ray.get(answer))
+    except ray.exceptions.RayError as error:
+        raise UnavailableError(members, 0, f"the actors did not start: {error}") from error
+
+
+def snapshot(cluster: str, names: Sequence[str], timeout_s: float) -> dict[str, dict[str, Any]]:
+    """Let nodes take a snapshot each; what each wrote, or its `problem`. Bounded in time."""
+    there = set(member_names(cluster, NODE))
+    taken = {n: {"problem": "it has no process"} for n in names if n not in there}
+    asked = {n: find(cluster, NODE, n).snapshot.remote(timeout_s) for n in names if n in there}
+    if asked:
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=timeout_s + ASK_AGAIN_S)
+    for name, answer in asked.items():
+        try:
+            taken[name] = ray.get(answer, timeout=0)
+        except TimeoutError:
+            taken[name] = {"problem": f"it did not answer within {timeout_s:g} s"}
+        except ray.exceptions.RayError as error:
+            taken[name] = {"problem": f"it does not answer ({type(error).__name__})"}
+    return taken
 
 
 def teach(handles: list[Any], rows: list[Any]) -> None:

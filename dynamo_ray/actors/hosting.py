@@ -69,9 +69,9 @@ class Hosted:
         rows = self.run(_call(lambda: self.server.view.to_rows()))
         return {"state": "up", "pid": os.getpid(), "view": rows, **described}
 
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine in the server's loop and wait for it, bounded."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(DOOR_S)
+    def run(self, work: Coroutine[Any, Any, Any], timeout_s: float = DOOR_S) -> Any:
+        """Run a coroutine in the server's loop and wait for it, bounded. Raises TimeoutError."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
 
     def handle(self, request: bytes, role: str) -> bytes:
         """The Ray door: the payload of one frame in, the payload of its answer out."""

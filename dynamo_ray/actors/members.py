@@ -19,6 +19,7 @@ from dynamo_ray.core.membership import View, view_from
 from dynamo_ray.server.coordinator import open_coordinator
 from dynamo_ray.server.member import Member, monotonic_ms
 from dynamo_ray.server.node import open_node
+from dynamo_ray.server.recovering import Recovering
 from dynamo_ray.wire.keys import CLIENT, PEER
 
 Founding = dict[str, Any]
@@ -78,7 +79,33 @@ class NodeActor(MemberActor):
     def __init__(self, founding: Founding, name: str, data_dir: str, host: str) -> None:
         self.data_dir = data_dir
         self.host = host
+        self.recovering = Recovering(name)
         super().__init__(founding, name)
+
+    def describe(self, wait_s: float = 0.0) -> dict[str, Any]:
+        """As any member; while it reads its data back, also how far that is."""
+        told = super().describe(wait_s)
+        if told["state"] == "starting" and self.recovering.has_begun:
+            return {**told, "state": "recovering", "recovery": self.recovering.to_dict()}
+        return told
+
+    def snapshot(self, timeout_s: float) -> dict[str, Any]:
+        """Take a snapshot and wait for it; what was written, or the `problem`.
+
+        By Ray alone: who reaches the actors has the cluster's secret, and who has the client's
+        token may read and write, and nothing else.
+        """
+        server = self.hosted.server
+        if server is None:
+            return {"problem": "it has not started yet"}
+
+        async def take() -> Any:
+            return await server.snapshot()
+
+        try:
+            return dict(self.hosted.run(take(), timeout_s))
+        except TimeoutError:
+            return {"problem": f"it is not done within {timeout_s:g} s, and goes on"}
 
     async def _open(self) -> Member:
         member = self.charter.member(self.name)
@@ -90,6 +117,7 @@ class NodeActor(MemberActor):
             self.host,
             self._view(),
             self._is_first_start(),
+            self.recovering,
         )
 
     def _is_first_start(self) -> bool:

@@ -35,6 +35,7 @@ class Times:
 
     The bytes of an expired value are purged after `purge_s`; what a delete or an expired value
     leaves behind is reaped after `grace_s`, ten days (rules 12 and 13).
+    `snapshot_s`: a node that took anything since its last snapshot takes another one after that.
     """
 
     timeout_s: float = 2.0
@@ -46,6 +47,7 @@ class Times:
     linger_s: float = 2.0
     purge_s: float = 3600.0
     grace_s: float = 864_000.0
+    snapshot_s: float = 3600.0
 
     @property
     def peer_s(self) -> float:

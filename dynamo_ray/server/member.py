@@ -188,9 +188,14 @@ class Member:
     def _heed(self, connection: Connection, call: int, kind: int, fields: list[Any]) -> None:
         begun = time.perf_counter()
         self.handle(connection, call, kind, fields)
+        self.held_since(begun)
+
+    def held_since(self, begun: float) -> float:
+        """The loop was held since that reading of `perf_counter`; for how long, in seconds."""
         held = time.perf_counter() - begun
         if held > self.longest_hold_s:
             self.longest_hold_s = held
+        return held
 
     def handle(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
         """One message by either door; `connection` can `reply` and has a `role`."""
@@ -289,7 +294,9 @@ class Member:
                 new = self.detector.on_tick(now)
                 if self.detector.suspected != before:
                     self._judge(new)
+                begun = time.perf_counter()
                 self.on_tick()
+                self.held_since(begun)
                 if now >= next_gossip:
                     next_gossip = now + GOSSIP_EVERY_S
                     self._gossip()

@@ -28,7 +28,9 @@ from dynamo_ray.core.ring import Member as RingMember
 from dynamo_ray.core.upkeep import Confirm, Copy, Reap
 from dynamo_ray.server.member import Member, monotonic_ms, reply_to, wall_ms
 from dynamo_ray.server.proving import Proving
-from dynamo_ray.server.vault import Vault, bytes_about, open_vault, records_of
+from dynamo_ray.server.recovering import Recovering
+from dynamo_ray.server.snapshots import Snapshotting
+from dynamo_ray.server.vault import Vault, bytes_about, open_vault
 from dynamo_ray.storage.errors import AppendFailedError, StorageError
 from dynamo_ray.wire.errors import Failure, PortInUseError
 from dynamo_ray.wire.handshake import Identity
@@ -38,6 +40,7 @@ SCAN_KEYS = 2000
 INLINE_BYTES = 1024 * 1024
 RENEW_EVERY_S = 1.0
 LOG_POLL_S = 0.001
+CLOSE_S = 5.0
 _NODE_KINDS = (Mint.KIND, Merge.KIND, Fetch.KIND, Confirm.KIND, Reap.KIND)
 _log = logging.getLogger("dynamo_ray.server")
 
@@ -61,8 +64,10 @@ class NodeServer(Member):
         self._syncing = False
         self._last_sync = 0.0
         self._renewing = False
-        self._snapshotting = False
         self.proving = Proving(self)
+        self._snapshot: asyncio.Future[dict[str, Any]] | None = None
+        self._last_snapshot: dict[str, Any] = {}
+        self._cutting = False
 
     # ---- requests
 
@@ -212,8 +217,7 @@ class NodeServer(Member):
 
     async def _renewed(self) -> None:
         while True:
-            await self._log_is_free()
-            incarnation = await self._exclusively(self.vault.new_incarnation, wall_ms())
+            incarnation = await self.with_the_log(self.vault.new_incarnation, wall_ms())
             if incarnation:
                 break
             await asyncio.sleep(RENEW_EVERY_S)
@@ -222,7 +226,7 @@ class NodeServer(Member):
 
     async def prove(self, partitions: frozenset[int]) -> None:
         """These partitions were compared with enough other owners: they count again (rule 9)."""
-        await self._log_is_free()  # or an append that a thread has would be overtaken
+        await self.log_is_free()  # or an append that a thread has would be overtaken
         if await self._exclusively(self.vault.proved, partitions):
             self.node.replica.doubted -= partitions
 
@@ -244,36 +248,48 @@ class NodeServer(Member):
         if now - self._last_sync >= self.settings.times.sync_s and self.vault.wants_sync:
             self._sync()
         self.proving.on_tick(self._unreachable(), now)
-        if not self._snapshotting and self.vault.wants_snapshot(self.node.replica.maps):
-            self.spawn(self.snapshot())
+        if self._snapshot is None:
+            if self.vault.wants_snapshot(self.node.replica.maps):
+                self.snapshot()
+            elif self.vault.wants_cut and not self._cutting:
+                self._cutting = True
+                self.spawn(self._cut_log())
 
-    async def snapshot(self) -> None:
-        """Write every partition aside, then let the log go that is covered; others go on meanwhile.
+    def snapshot(self) -> asyncio.Future[dict[str, Any]]:
+        """Take a snapshot, or wait for the one that is being taken; what was written, in the end.
 
-        What is copied may be newer than the log; it is in the log before the snapshot counts, and
-        an append that fails meanwhile makes the snapshot void.
+        `problem` says why there is none.
         """
-        self._snapshotting = True
-        try:
-            await self._log_is_free()
-            taking = await self._exclusively(self.vault.begin_snapshot)
-            try:
-                for partition in range(self.ring.partitions):
-                    records = records_of(self.node.replica, partition)
-                    await asyncio.to_thread(taking.write, partition, records)
-                await self._log_is_free()
-                await asyncio.to_thread(taking.finish)
-            except BaseException:
-                taking.abandon()
-                raise
-            await self._log_is_free()
-            await self._exclusively(self.vault.cut_log)
-        except StorageError as error:
-            _log.warning("a snapshot was given up: %s", error)
-        finally:
-            self._snapshotting = False
+        if self._snapshot is None:
+            self._snapshot = asyncio.get_running_loop().create_future()
+            self.spawn(self._take_snapshot(self._snapshot))
+        return asyncio.shield(self._snapshot)
 
-    async def _log_is_free(self) -> None:
+    async def _take_snapshot(self, taken: asyncio.Future[dict[str, Any]]) -> None:
+        written = {"problem": "the node is closing"}
+        try:
+            written = await Snapshotting(self).take()
+            if "problem" not in written:
+                self._last_snapshot = written
+        finally:
+            self._snapshot = None
+            taken.set_result(written)
+
+    async def _cut_log(self) -> None:
+        try:
+            await self.with_the_log(self.vault.cut_log)
+        except StorageError as error:
+            _log.warning("old log segments stay: %s", error)
+        finally:
+            self._cutting = False
+
+    async def with_the_log(self, act: Callable[..., Any], *args: Any) -> Any:
+        """Do it in a thread once the log is free, and nothing beside it."""
+        await self.log_is_free()
+        return await self._exclusively(act, *args)
+
+    async def log_is_free(self) -> None:
+        """Wait until all that was to be appended is."""
         while self._appending or self._appends:
             await asyncio.sleep(LOG_POLL_S)
 
@@ -299,11 +315,14 @@ class NodeServer(Member):
             "hints": {self._name(o): replica.hints.count_for(o) for o in replica.hints.owners()},
             "log_bytes": self.vault.log_bytes,
             "recovery": self.vault.recovery,
+            "snapshot": self._last_snapshot,
         }
 
     async def close(self) -> None:
         """Take no more requests, fsync what is appended, let go of the directory."""
         await super().close()
+        if self._snapshot is not None:
+            await asyncio.wait([self._snapshot], timeout=CLOSE_S)
         with contextlib.suppress(StorageError):
             await asyncio.to_thread(self.vault.close)
 
@@ -320,9 +339,14 @@ async def open_node(
     host: str,
     view: View,
     first_start: bool = True,
+    recovering: Recovering | None = None,
 ) -> NodeServer:
-    """Recover a node from its directory and start serving, at its old port if that is free."""
-    vault = await asyncio.to_thread(open_vault, charter, member, data_dir, first_start)
+    """Recover a node from its directory and start serving, at its old port if that is free.
+
+    `recovering` can be looked at meanwhile.
+    """
+    recovering = recovering or Recovering(member.name)
+    vault = await asyncio.to_thread(open_vault, charter, member, data_dir, first_start, recovering)
     known = vault.known_view(view)
     server = NodeServer(charter, secrets, member.node, known, vault)
     incarnation = await asyncio.to_thread(vault.new_incarnation, wall_ms())

@@ -26,7 +26,8 @@ from dynamo_ray.core.messages import Persist
 from dynamo_ray.core.remembered import RememberedPuts
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member
-from dynamo_ray.storage.codec import Columns, Record
+from dynamo_ray.server.recovering import Recovering
+from dynamo_ray.storage.codec import Columns
 from dynamo_ray.storage.disk import RealDisk, boot_id
 from dynamo_ray.storage.errors import AppendFailedError, StorageError, SyncFailedError
 from dynamo_ray.storage.sealed import seal_bytes, unseal_bytes
@@ -35,23 +36,27 @@ from dynamo_ray.storage.store import VIEW, VIEW_BYTES_MAX, Opening, Store
 
 SNAPSHOT_BYTES = 64 * 1024 * 1024
 SAMPLE_A_PARTITION = 8
+SAMPLED_PARTITIONS = 256
+# In times of what retries may need: a mark may be a tenth of that late.
+CUT_AFTER = 1.2
 _log = logging.getLogger("dynamo_ray.server")
 
 
 class Vault:
     """One node's storage, open and recovered."""
 
-    def __init__(self, disk: RealDisk, store: Store, charter: Charter) -> None:
-        began = time.monotonic()
+    def __init__(
+        self, disk: RealDisk, store: Store, charter: Charter, recovering: Recovering
+    ) -> None:
         times, limits = charter.settings.times, charter.settings.limits
         self.puts = RememberedPuts(int(times.timeout_max_s * 10_000), limits.remembered_puts)
-        found = store.recover(self._remember)
-        took_s = time.monotonic() - began
+        recovering.begin()
+        found = store.recover(self._remember, recovering.on_progress)
+        recovering.end(found.records, found.bytes)
         self.maps = found.maps
         self.hints = found.hints
         self.recovery: dict[str, Any] = {
-            "records": found.records,
-            "seconds": round(took_s, 4),
+            **recovering.to_dict(),
             "torn_bytes": found.torn_bytes,
             "quarantined": sorted(found.quarantined),
             "suspect": found.suspect,
@@ -64,6 +69,10 @@ class Vault:
         self._store = store
         self._keep_s = times.timeout_max_s * 10
         self._marks: deque[tuple[float, int]] = deque()
+        # The end of the log as far as a snapshot holds it; less than that if it does not.
+        self._held = store.position if not found.frames else -1
+        self._snapshot_s = times.snapshot_s
+        self._snapshot_at = self._cut_from = time.monotonic()
 
     def hand_over(self, replica: Replica) -> None:
         """Give the machine what recovery found beside the maps."""
@@ -123,11 +132,15 @@ class Vault:
         """True if the log has grown enough that a snapshot is worth its while, or was damaged.
 
         As long as what is held, at least: so no more is written for snapshots than for the log.
+        And after `snapshot_s`, if anything was appended: no log is to be replayed for ever.
         """
         self._mark()
         grown = self._store.bytes_since_snapshot
         if self._was_damaged:
             self._was_damaged = False
+            return True
+        is_old = time.monotonic() - self._snapshot_at >= self._snapshot_s
+        if is_old and self._store.position > self._held:
             return True
         return grown > SNAPSHOT_BYTES and grown > bytes_about(maps)
 
@@ -138,11 +151,22 @@ class Vault:
 
     def begin_snapshot(self) -> NewSnapshot:
         """Rotate the log and begin; not beside an append. Raises StorageError."""
+        self._snapshot_at = time.monotonic()
         return self._store.begin_snapshot()
+
+    def on_snapshot(self, taken: NewSnapshot) -> None:
+        """It is finished, and holds what it began with."""
+        self._held = taken.position
+
+    @property
+    def wants_cut(self) -> bool:
+        """True once no retry can ask any more for the log that the last snapshot held."""
+        return time.monotonic() - self._cut_from > self._keep_s * CUT_AFTER
 
     def cut_log(self) -> int:
         """Remove what the snapshot holds and no retry can ask for; not beside an append."""
-        horizon = time.monotonic() - self._keep_s
+        self._cut_from = time.monotonic()
+        horizon = self._cut_from - self._keep_s
         through = 0
         while self._marks and self._marks[0][0] <= horizon:
             through = self._marks.popleft()[1]
@@ -210,18 +234,15 @@ def _columns_of(batch: Sequence[Persist]) -> Columns:
 
 
 def bytes_about(maps: list[dict[bytes, bytes]]) -> int:
-    """About how many bytes of states there are, from a few of each partition: it must be quick."""
-    sizes = [len(state) for of in maps for state in islice(of.values(), SAMPLE_A_PARTITION)]
+    """About how many bytes of states there are, from a few of some partitions: it must be quick."""
+    looked_at = maps[:: len(maps) // SAMPLED_PARTITIONS + 1]
+    sizes = [len(state) for of in looked_at for state in islice(of.values(), SAMPLE_A_PARTITION)]
     return sum(sizes) * sum(map(len, maps)) // max(1, len(sizes))
 
 
-def records_of(replica: Replica, partition: int) -> list[Record]:
-    """What a snapshot holds of one partition."""
-    of = replica.hints.of
-    return [Record(partition, k, state, of(k)) for k, state in replica.maps[partition].items()]
-
-
-def open_vault(charter: Charter, member: Member, data_dir: str, first_start: bool) -> Vault:
+def open_vault(
+    charter: Charter, member: Member, data_dir: str, first_start: bool, recovering: Recovering
+) -> Vault:
     """Open and recover a node's directory. Raises a StorageError that says what to do."""
     folder = Path(data_dir)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -237,7 +258,7 @@ def open_vault(charter: Charter, member: Member, data_dir: str, first_start: boo
         time.time_ns() // 1_000_000,
         first_start,
     )
-    return Vault(disk, Store.open(disk, opening), charter)
+    return Vault(disk, Store.open(disk, opening), charter, recovering)
 
 
 def end_process(error: Exception) -> NoReturn:

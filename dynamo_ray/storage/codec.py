@@ -47,6 +47,7 @@ HEAD = struct.Struct("<40sq24sq8s22q8s8q")
 END = struct.Struct("<i")
 PLACE = struct.Struct("<I")
 ENDS_OF_ONE = struct.Struct("<2i")
+NO_HINTS = (b"",)
 TOO_LARGE = "a batch of records is over 1 GiB; store smaller values"
 # The flatbuffer tables of a RecordBatch message with 4 columns and 11 buffers, between its numbers.
 MESSAGE = bytes.fromhex(
@@ -159,6 +160,10 @@ def decode(message: bytes) -> list[Record]:
 
 def decode_columns(message: bytes) -> Columns:
     """The columns of a message. Raises MalformedBatchError for what `encode` cannot have given."""
+    one = one_in(message)
+    if one is not None:
+        partition, key, state = one
+        return Columns((partition,), (key,), (state,), NO_HINTS)
     fields = _fields(message[: HEAD.size])
     size, rows, state_nulls, hint_nulls = fields[1], fields[3], fields[33], fields[35]
     if len(message) != HEAD.size + size:
@@ -178,6 +183,38 @@ def node_lists(hints: Sequence[bytes | None]) -> list[bytes]:
     if any(len(one) % NODE_ID_BYTES for one in lists):
         raise MalformedBatchError("hints that are no list of node ids")
     return lists
+
+
+def one_in(message: bytes) -> tuple[int, bytes, bytes] | None:
+    """Partition, key and state of the message of one record without hints; None if it is another.
+
+    That is what a log of single puts consists of. Raises MalformedBatchError.
+    """
+    places = _places_of_one(message[: HEAD.size])
+    if places is None:
+        return None
+    size, key_at, key_end, state_at, state_end, key_ends, state_ends = places
+    if len(message) != size:
+        raise MalformedBatchError("longer or shorter than its head says")
+    if message[key_at - 8 : key_at] != key_ends or message[state_at - 8 : state_at] != state_ends:
+        raise MalformedBatchError("a column that does not fill its content")
+    (partition,) = PLACE.unpack_from(message, HEAD.size)
+    return partition, message[key_at:key_end], message[state_at:state_end]
+
+
+@lru_cache(maxsize=1024)
+def _places_of_one(head: bytes) -> tuple[int, int, int, int, int, bytes, bytes] | None:
+    """Where things stand in the message of one record without hints; None if it is another one.
+
+    The message's length, where key and state begin and end, and the offsets before each of them.
+    """
+    fields = _fields(head)
+    if fields[3] != 1 or fields[33] or fields[35] != 1:
+        return None
+    size, (key, key_size), (state, state_size) = fields[1], fields[13:15], fields[19:21]
+    key, state = HEAD.size + key, HEAD.size + state
+    ends = ENDS_OF_ONE.pack(0, key_size), ENDS_OF_ONE.pack(0, state_size)
+    return HEAD.size + size, key, key + key_size, state, state + state_size, *ends
 
 
 @lru_cache(maxsize=1024)

@@ -26,7 +26,8 @@ from dynamo_ray.storage.frames import Frame, scan
 from dynamo_ray.storage.identity import Identity
 from dynamo_ray.storage.log import NAME as SEGMENT_NAME
 from dynamo_ray.storage.log import REACHED, segment_path, segments_on
-from dynamo_ray.storage.recovery import SEGMENT_BYTES_READ, Recovery
+from dynamo_ray.storage.recovered import Recovery
+from dynamo_ray.storage.recovery import SEGMENT_BYTES_READ
 from dynamo_ray.storage.rehearsal import Act, Rehearsal
 from dynamo_ray.storage.sealed import unseal_bytes
 from dynamo_ray.storage.snapshot import DIRECTORY

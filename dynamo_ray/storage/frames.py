@@ -27,6 +27,7 @@ SEGMENT_BYTES = SEGMENT.size + 4
 FRAME_MAGIC = b"\xd7DR\x1e"
 FRAME = struct.Struct(">4sHQQQIIII")
 FRAME_BYTES = FRAME.size + 4
+HEAD = struct.Struct(FRAME.format + "I")
 CRC = PLACE = struct.Struct(">I")
 
 BATCH, CLOSED = 0, 1
@@ -123,9 +124,12 @@ def frame(
     return b"".join((head, CRC.pack(crc32(head, seed)), places, payload))
 
 
-def scan(content: bytes, seed: int, segment: int) -> Iterator[Frame | Gap]:
-    """All frames of a segment in their order, and every gap between, before and after them."""
-    at = min(SEGMENT_BYTES, len(content))
+def scan(content: bytes, seed: int, segment: int, at: int = SEGMENT_BYTES) -> Iterator[Frame | Gap]:
+    """All frames of a segment in their order, and every gap between, before and after them.
+
+    `at`: where a frame of it ends, to go on from there.
+    """
+    at = min(at, len(content))
     while at < len(content):
         found = _frame_at(content, at, seed, segment)
         if found is None:
@@ -148,7 +152,10 @@ def _frame_at(content: bytes, at: int, seed: int, segment: int) -> Frame | None:
     if end > len(content):
         return None
     places = content[at + FRAME_BYTES : start]
-    partitions = struct.unpack(f">{count}I", places) if crc32(places, seed) == places_crc else None
+    partitions: tuple[int, ...] | None = None
+    if crc32(places, seed) == places_crc:
+        few = count == 1
+        partitions = PLACE.unpack(places) if few else struct.unpack(f">{count}I", places)
     payload = content[start:end]
     is_whole = crc32(payload, seed) == payload_crc
     return Frame(at, end, kind, position, partitions, payload if is_whole else None)
@@ -157,13 +164,12 @@ def _frame_at(content: bytes, at: int, seed: int, segment: int) -> Frame | None:
 def _head_at(
     content: bytes, at: int, seed: int, segment: int
 ) -> tuple[int, int, int, int, int, int] | None:
-    end = at + FRAME.size
-    if end + 4 > len(content):
+    if at + FRAME_BYTES > len(content):
         return None
-    magic, kind, said, offset, position, size, payload_crc, count, places_crc = FRAME.unpack_from(
-        content, at
+    magic, kind, said, offset, position, size, payload_crc, count, places_crc, crc = (
+        HEAD.unpack_from(content, at)
     )
-    if magic != FRAME_MAGIC or CRC.unpack_from(content, end)[0] != crc32(content[at:end], seed):
+    if magic != FRAME_MAGIC or crc != crc32(content[at : at + FRAME.size], seed):
         return None
     if said != segment or offset != at or kind not in KINDS:
         return None

@@ -17,13 +17,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from itertools import islice
 
 from dynamo_ray.storage import quarantine
 from dynamo_ray.storage.codec import Columns, decode_columns, without
 from dynamo_ray.storage.damage import NODE, NOTHING, PARTITIONS, Damage, Judge
 from dynamo_ray.storage.disk import Disk
 from dynamo_ray.storage.errors import MalformedBatchError, MissingFileError, StorageError
+from dynamo_ray.storage.filling import Filling, Replaced
 from dynamo_ray.storage.frames import (
     CLOSED,
     SEGMENT_BYTES,
@@ -34,6 +35,8 @@ from dynamo_ray.storage.frames import (
     scan,
 )
 from dynamo_ray.storage.log import REACHED, Reached, segment_path, segments_on
+from dynamo_ray.storage.recovered import Recovery
+from dynamo_ray.storage.singles import singles
 from dynamo_ray.storage.snapshot import (
     MANIFEST,
     Generation,
@@ -46,37 +49,11 @@ from dynamo_ray.storage.snapshot import (
 
 # Longer than any segment gets: what is longer has grown by an accident, and may not fit in memory.
 SEGMENT_BYTES_READ = 1 << 30
-# The key, its state before and its state after a replayed record (None: forgotten).
-Replaced = Callable[[bytes, bytes, bytes | None], None]
-
-
-@dataclass
-class Recovery:
-    """What was found. `maps`: {key: state} per partition. `hints`: {key: node ids}.
-
-    `quarantined`: partitions of which something is known to be damaged. `suspect`: something is
-    lost and nobody can say of which partition. `doubted`: partitions that cannot be proved
-    complete, now or since an earlier start, for these reasons or after a crash (DESIGN rule 9).
-    `notes` say in words all that was not as it should be; `damages` are those that no crash leaves.
-    """
-
-    maps: list[dict[bytes, bytes]]
-    hints: dict[bytes, bytes] = field(default_factory=dict)
-    position: int = 0
-    frames: int = 0
-    records: int = 0
-    torn_bytes: int = 0
-    quarantined: frozenset[int] = frozenset()
-    suspect: bool = False
-    doubted: frozenset[int] = frozenset()
-    notes: list[str] = field(default_factory=list)
-    damages: list[Damage] = field(default_factory=list)
-    generation: Generation | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Nothing is doubted: the node's copies count towards R."""
-        return not self.doubted
+# How many records, of how many bytes of how many, were read so far.
+Progress = Callable[[int, int, int], None]
+# Progress is told about once in so many bytes.
+BYTES_A_WORD = 4 << 20
+SINGLES_A_RUN = 4096
 
 
 class Replay:
@@ -95,8 +72,10 @@ class Replay:
         is_same_boot: bool,
         on_replaced: Replaced | None = None,
         judge: Judge | None = None,
+        on_progress: Progress | None = None,
     ) -> None:
-        self.found = Recovery([{} for _ in range(partitions)])
+        self._filling = Filling(partitions, on_replaced)
+        self.found = Recovery(self._filling.maps, self._filling.hints)
         self.segments: list[tuple[int, int]] = []
         self.segment = 0
         self.covered = 0
@@ -107,17 +86,19 @@ class Replay:
         self._owner = owner
         self._reached = reached
         self._is_same_boot = is_same_boot
-        self._on_replaced = on_replaced
         self._judge = judge
+        self._on_progress = on_progress
+        self._bytes_in_all = 0
         self._quarantined: set[int] = set()
         self._came_to = 0  # the log, by its files, covered by the snapshot or not
-        # Put ids are remembered from records that the snapshot already covers, too (rule 7).
-        self._older: dict[bytes, tuple[int, bytes]] = {}
 
     def run(self) -> None:
         """Read everything there is."""
-        self._load_snapshot()
         numbers = segments_on(self._disk)
+        for number in numbers:
+            with suppress(StorageError):
+                self._bytes_in_all += self._disk.size(segment_path(number))
+        self._load_snapshot()
         firsts = [self._first(number) for number in numbers]
         last = self._last_with_frames(numbers, firsts)
         for at, (number, first) in enumerate(zip(numbers, firsts, strict=True)):
@@ -128,7 +109,7 @@ class Replay:
                 self._pass_hollow(number)
         self.segment = max([self.segment, *numbers])
         self._compare(self._reached)
-        self._leave_covered()
+        self._filling.leave_covered()
         self.found.quarantined = frozenset(self._quarantined)
 
     def _compare(self, reached: Reached | None) -> None:
@@ -162,6 +143,7 @@ class Replay:
             self.covered = self.found.position = generation.position
             self.segment = generation.segment
             self.found.generation = generation
+            self._bytes_in_all += sum(seal.size for seal in generation.files.values())
             for partition in generation.files:
                 self._load_partition(generation, partition)
             return
@@ -175,12 +157,15 @@ class Replay:
             self._hurt(path, (0, 0), text, PARTITIONS, [partition])
             quarantine.move(self._disk, path)
             return
+        finally:
+            self._tell_progress(generation.files[partition].size)
         fitting = self._judged(columns, path, (0, 0))
         if fitting is not columns:
             with suppress(StorageError):
                 quarantine.copy(self._disk, path, self._disk.read(path))
         self.found.records += len(fitting.keys)
-        self._apply(fitting)
+        if not self._filling.take_whole(partition, fitting):
+            self._filling.apply(fitting)
 
     # ---- the log
 
@@ -233,17 +218,32 @@ class Replay:
             self._expect(first, number)
         # The position that the segment is known to have come to.
         came_to = 0 if first is None else first - 1
-        for piece in scan(content, self._owner.seed, number):
+        told, at = 0, SEGMENT_BYTES
+        while at < len(content):
+            taken = self.found.position
+            at = self._take_singles(content, at, number, stop)
+            if self.found.position > taken:
+                frames += self.found.position - taken
+                came_to = max(came_to, self.found.position)
+            piece = next(scan(content, self._owner.seed, number, at), None)
             if isinstance(piece, Frame):
+                at = piece.end
                 frames += 1
                 if stop is None or piece.position < stop:
                     came_to = max(came_to, piece.position)
                     self._take(piece, content, number)
-            elif piece.end == len(content) and is_last:
-                self._end_with(piece, content, number)
-            else:
-                ends_whole = piece.end == len(content) and stop is not None and came_to + 1 >= stop
-                self._pass_gap(piece, content, number, ends_whole)
+            elif piece is not None:
+                at = piece.end
+                if at == len(content) and is_last:
+                    self._end_with(piece, content, number)
+                else:
+                    ends_whole = at == len(content) and stop is not None and came_to + 1 >= stop
+                    self._pass_gap(piece, content, number, ends_whole)
+            if at - told >= BYTES_A_WORD:
+                self._tell_progress(at - told)
+                told = at
+        if told < len(content):
+            self._tell_progress(len(content) - told)
         self._came_to = max(self._came_to, came_to)
         if first is None:
             is_void = not frames and stop is not None and self._came_to + 1 >= stop
@@ -293,7 +293,8 @@ class Replay:
         self.ends_closed = frame.kind == CLOSED
         is_covered = frame.position <= self.covered
         if not is_covered:
-            self._expect(frame.position, number)
+            if frame.position != found.position + 1:
+                self._expect(frame.position, number)
             found.position = frame.position
         if frame.kind == CLOSED:
             return
@@ -306,15 +307,14 @@ class Replay:
         if fitting is not columns:
             self._keep_aside(number, content, frame)
         if is_covered:
-            if self._on_replaced is not None:
-                self._look_at(fitting)
+            self._filling.look_at(fitting)
             return
         if frame.partitions is None:
             text = f"{_bytes(frame)} of log segment {number} are damaged, but not its records"
             self._hurt(path, frame[:2], text, NOTHING)
         found.frames += 1
         found.records += len(fitting.keys)
-        self._apply(fitting)
+        self._filling.apply(fitting)
 
     def _lose(self, frame: Frame, content: bytes, number: int, is_covered: bool) -> None:
         """A frame whose records cannot be read."""
@@ -328,6 +328,22 @@ class Replay:
         else:
             self._hurt(path, frame[:2], text, NODE)
         self._keep_aside(number, content, frame)
+
+    def _take_singles(self, content: bytes, at: int, number: int, stop: int | None) -> int:
+        """The lean way through frames of one plain record each, from `at` on; where they end."""
+        if self._judge is not None:
+            return at
+        found = self.found
+        most = SINGLES_A_RUN if stop is None else min(SINGLES_A_RUN, stop - found.position - 1)
+        run = singles(content, at, self._owner.seed, number, found.position)
+        taken, end = self._filling.take_singles(islice(run, max(0, most)))
+        if not taken:
+            return at
+        self.ends_closed = False
+        found.frames += taken
+        found.records += taken
+        found.position += taken
+        return end
 
     def _columns(self, frame: Frame) -> Columns | None:
         """The frame's records; None if it is damaged, or says what no frame of this node can."""
@@ -382,45 +398,12 @@ class Replay:
             self._hurt(segment_path(number), (0, 0), text, NODE)
             self.found.position = position - 1
 
-    # ---- the maps
-
-    def _apply(self, columns: Columns) -> None:
-        maps, hints, on_replaced = self.found.maps, self.found.hints, self._on_replaced
-        older = self._older
-        for partition, key, state, kept in zip(*columns, strict=True):
-            of = maps[partition]
-            # The log's own word first: the snapshot may have seen what came later.
-            before = older.pop(key)[1] if key in older else of.get(key)
-            if state is None:
-                of.pop(key, None)
-            else:
-                of[key] = state
-            if kept:
-                hints[key] = kept
-            elif hints:
-                hints.pop(key, None)
-            if before is not None and on_replaced is not None and before != state:
-                on_replaced(key, before, state)
-
-    def _look_at(self, columns: Columns) -> None:
-        """Records that the snapshot covers: only what they replaced is of interest."""
-        assert self._on_replaced is not None
-        for partition, key, state, _ in zip(*columns, strict=True):
-            before = self._older.pop(key, None)
-            if state is not None:
-                self._older[key] = partition, state
-            if before is not None and before[1] != state:
-                self._on_replaced(key, before[1], state)
-
-    def _leave_covered(self) -> None:
-        """What was covered and not logged again: told if the snapshot knew of something newer."""
-        for key, (partition, state) in self._older.items():
-            now = self.found.maps[partition].get(key)
-            if now != state and self._on_replaced is not None:
-                self._on_replaced(key, state, now)
-        self._older.clear()
-
     # ---- what is said and kept
+
+    def _tell_progress(self, size: int) -> None:
+        self.found.bytes += size
+        if self._on_progress is not None:
+            self._on_progress(self.found.records, self.found.bytes, self._bytes_in_all)
 
     def _note(self, text: str) -> None:
         self.found.notes.append(text)

@@ -111,11 +111,23 @@ class NewSnapshot:
 
     def write(self, partition: int, records: Iterable[Record]) -> None:
         """A partition's file, durable when this returns; none if empty. SnapshotFailedError."""
+        self.write_columns(partition, _slices(records))
+
+    def write_columns(self, partition: int, slices: Iterable[Columns]) -> None:
+        """`write`, slice by slice: each is one batch of the file, and none is empty.
+
+        A slice is asked for when the one before it is with the disk.
+        """
         assert 0 <= partition < self._partitions and partition not in self._files
         with _failing(self._disk, self.number):
-            seal = write_arrow(self._disk, file_path(self.number, partition), records)
+            seal = write_slices(self._disk, file_path(self.number, partition), slices)
         if seal is not None:
             self._files[partition] = seal
+
+    @property
+    def seals(self) -> list[FileSeal]:
+        """What is written so far, file by file."""
+        return list(self._files.values())
 
     def finish(self) -> None:
         """Make the snapshot count, and remove all others. SnapshotFailedError."""
@@ -198,7 +210,12 @@ def seals_in(listing: dict[str, Any], partitions: int) -> dict[int, FileSeal]:
 
 def write_arrow(disk: Folder, path: str, records: Iterable[Record]) -> FileSeal | None:
     """A file of records, durable when this returns; none if there are none. The disk's errors."""
-    source = iter(records)
+    return write_slices(disk, path, _slices(records))
+
+
+def write_slices(disk: Folder, path: str, slices: Iterable[Columns]) -> FileSeal | None:
+    """`write_arrow`, slice by slice: each is one batch of the file, and none is empty."""
+    source = iter(slices)
     first = next(source, None)
     if first is None:
         return None
@@ -217,14 +234,14 @@ def read_sealed_arrow(disk: Folder, path: str, partition: int, seal: FileSeal) -
     if _checksum(content).hexdigest() != checksum:
         raise DamagedFileError(f"the checksum of {path} does not fit")
     columns = read_arrow(content)
-    if len(columns.keys) != records or set(columns.partitions) != {partition}:
+    if not 0 < records == len(columns.keys) == columns.partitions.count(partition):
         raise DamagedFileError(f"{path} holds other records than its manifest says")
     return columns
 
 
 def read_arrow(content: bytes) -> Columns:
     """All records of an Arrow file of our schema, uncompressed. Raises MalformedBatchError."""
-    columns = Columns([], [], [], [])
+    columns: tuple[list[Any], ...] = [], [], [], []
     try:
         if not content.startswith(ARROW_MAGIC):
             raise MalformedBatchError("not an Arrow file")
@@ -238,19 +255,29 @@ def read_arrow(content: bytes) -> Columns:
                 raise MalformedBatchError("a compressed batch, or a message that is no batch")
             batch = pa.ipc.read_record_batch(message, SCHEMA)
             batch.validate(full=True)
-            for column, arrived in zip(columns, batch.columns, strict=True):
-                column += arrived.to_pylist()
+            for column, arrived in zip(columns, _lists(batch), strict=True):
+                column += arrived
     except (pa.ArrowException, OSError, StopIteration, struct.error) as error:
         raise MalformedBatchError(f"not an Arrow file of ours: {error}") from error
-    if None in columns.partitions or None in columns.keys:
+    return Columns(*columns)
+
+
+def _lists(batch: pa.RecordBatch) -> Iterator[list[Any]]:
+    """The columns of a batch as lists; no hints are b"", as in a record."""
+    partitions, keys, states, hints = batch.columns
+    if partitions.null_count or keys.null_count:
         raise MalformedBatchError("a null where none may be")
-    return columns._replace(hints=node_lists(columns.hints))
+    yield from (partitions.to_pylist(), keys.to_pylist(), states.to_pylist())
+    if hints.null_count == batch.num_rows:  # nearly always, and ten times as fast
+        yield [b""] * batch.num_rows
+    else:
+        yield node_lists(hints.to_pylist())
 
 
 class _ArrowFile:
     """An Arrow file made part by part, so that a large partition is never in memory twice."""
 
-    def __init__(self, source: Iterator[Record]) -> None:
+    def __init__(self, source: Iterator[Columns]) -> None:
         self.records = 0
         self.size = 0
         self.closed = False
@@ -267,9 +294,9 @@ class _ArrowFile:
 
     def parts(self) -> Iterator[bytes]:
         with pa.ipc.new_file(self, SCHEMA) as writer:
-            while records := _some(self._source):
-                self.records += len(records)
-                writer.write_batch(_batch(records))
+            for columns in self._source:
+                self.records += len(columns.keys)
+                writer.write_batch(_batch(columns))
                 yield self._taken()
         yield self._taken()
 
@@ -300,6 +327,12 @@ class _failing:
             ) from error
 
 
+def _slices(records: Iterable[Record]) -> Iterator[Columns]:
+    source = iter(records)
+    while taken := _some(source):
+        yield columns_of(taken)
+
+
 def _some(source: Iterator[Record]) -> list[Record]:
     """The next records: so many, or so many bytes."""
     taken: list[Record] = []
@@ -312,15 +345,15 @@ def _some(source: Iterator[Record]) -> list[Record]:
     return taken
 
 
-def _batch(records: list[Record]) -> pa.RecordBatch:
-    partitions, keys, states, hints = columns_of(records)
-    columns = [
+def _batch(columns: Columns) -> pa.RecordBatch:
+    partitions, keys, states, hints = columns
+    arrays = [
         pa.array(partitions, UINT32),
         pa.array(keys, BINARY),
         pa.array(states, BINARY),
-        pa.array([one or None for one in hints], BINARY),
+        pa.array([one or None for one in hints] or [None] * len(keys), BINARY),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
 def _is_compressed(metadata: pa.Buffer) -> bool:

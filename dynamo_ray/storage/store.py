@@ -36,6 +36,7 @@ from dynamo_ray.storage.errors import (
     UnsafePathError,
     WriteFailedError,
 )
+from dynamo_ray.storage.filling import Replaced
 from dynamo_ray.storage.frames import (
     FRAME_BYTES,
     LOG_FORMAT,
@@ -52,7 +53,8 @@ from dynamo_ray.storage.log import (
     segment_path,
     segments_on,
 )
-from dynamo_ray.storage.recovery import Recovery, Replaced, Replay
+from dynamo_ray.storage.recovered import Recovery
+from dynamo_ray.storage.recovery import Progress, Replay
 from dynamo_ray.storage.sealed import read_sealed, write_sealed
 from dynamo_ray.storage.snapshot import FORMAT as SNAPSHOT_FORMAT
 from dynamo_ray.storage.snapshot import MANIFEST, NewSnapshot, directory, generations_on
@@ -138,11 +140,17 @@ class Store:
         """The partitions that cannot be proved complete (rule 9)."""
         return self.identity.doubted
 
-    def recover(self, on_replaced: Replaced | None = None, judge: Judge | None = None) -> Recovery:
+    def recover(
+        self,
+        on_replaced: Replaced | None = None,
+        on_progress: Progress | None = None,
+        judge: Judge | None = None,
+    ) -> Recovery:
         """Read everything there is; damage raises nothing. Once, before all that follows here.
 
-        `on_replaced` is told of every state that a replayed record replaces, in their order; what
-        `judge` objects to is quarantined as if it were damaged.
+        `on_replaced` is told of every state that a replayed record replaces, in their order;
+        `on_progress`, now and then, of records, bytes, and bytes in all. What `judge` objects to
+        is quarantined as if it were damaged.
         """
         assert self._log is None
         identity, boot_id = self.identity, self._opening.boot_id
@@ -155,6 +163,7 @@ class Store:
             is_same_boot=is_same_boot,
             on_replaced=on_replaced,
             judge=judge,
+            on_progress=on_progress,
         )
         replay.run()
         found = replay.found

@@ -135,6 +135,19 @@ def test_a_node_stands_still_for_three_seconds(whole: dynamo_ray.Cluster) -> Non
     assert pids(whole)["n3"] == victim, "it was never taken for dead"
 
 
+def test_snapshots_are_taken_under_load_when_asked_for(whole: dynamo_ray.Cluster) -> None:
+    taken: dict[str, dict[str, Any]] = {}
+    load = under_load(whole, lambda: taken.update(whole.snapshot(30)))
+    assert load.errors == []
+    assert taken.keys() == {"n1", "n2", "n3", "n4", "n5"}
+    assert all(one["records"] > 0 and one["bytes"] > 0 for one in taken.values())
+    told = {node.name: node.snapshot for node in whole.status().nodes}
+    assert told == taken
+    assert whole.snapshot(30, nodes=["n2"])["n2"]["generation"] > taken["n2"]["generation"]
+    with pytest.raises(dynamo_ray.BadRequestError, match="no node 'n9'; it has n1"):
+        whole.snapshot(nodes=["n9"])
+
+
 def test_a_client_travels_into_a_task(whole: dynamo_ray.Cluster) -> None:
     import ray
 

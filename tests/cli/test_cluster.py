@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from pathlib import Path
@@ -27,6 +28,8 @@ class Played:
         self.started: list[tuple[str, dict[str, Any]]] = []
         self.ended: list[str] = []
         self.stopped: list[str] = []
+        self.asked: list[tuple[Any, ...]] = []
+        self.taken: dict[str, dict[str, Any]] = {}
         self.failure: Exception | None = None
         self.cluster_id = "ab" * 16
 
@@ -35,6 +38,7 @@ class Played:
 
     def start(self, name: str, **options: Any) -> None:
         self.started.append((name, options))
+        logging.getLogger("dynamo_ray.start").info("n1 reads its data back")
         if self.failure is not None:
             raise self.failure
         save_profile(
@@ -50,6 +54,10 @@ class Played:
 
             def stop(self) -> None:
                 played.stopped.append(name)
+
+            def snapshot(self, timeout_s: float, *, nodes: list[str] | None) -> Any:
+                played.asked.append((name, ray_address, timeout_s, nodes))
+                return played.taken
 
         return Attached()
 
@@ -87,6 +95,13 @@ def test_start_leaves_a_profile_that_knows_what_it_began(dr: Command, played: Pl
     assert profile is not None and profile.ray == {**BEGUN, "started_here": True}
     assert "SECRET" not in done.out.decode() + done.err
     assert str(Path("clusters") / "carts.json") in done.err
+
+
+def test_start_shows_that_nodes_read_their_data_back(dr: Command, played: Played) -> None:
+    done = dr("start", "carts")
+    assert "n1 reads its data back\n" in done.err
+    log = logging.getLogger("dynamo_ray.start")
+    assert log.handlers == [] and log.propagate, "and the log is as it was"
 
 
 def test_start_as_json_has_no_token(dr: Command, played: Played) -> None:
@@ -244,3 +259,46 @@ def test_what_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_node_that_is_not_there_is_2(dr: Command, carts: Threaded) -> None:
     done = dr("node", "kill", "n9", "--yes")
     assert done.code == 2 and "n1, n2" in done.err
+
+
+# ---- node snapshot
+
+WRITTEN = {"generation": 1, "records": 1200, "bytes": 250_000, "seconds": 0.41}
+FAILED = {"problem": "the disk is full"}
+
+
+def test_snapshots_are_asked_for_through_ray_and_told(dr: Command, played: Played) -> None:
+    dr("start", "carts")
+    played.taken = {"n2": WRITTEN, "n1": WRITTEN}
+    done = dr("node", "snapshot")
+    assert done.code == 0
+    assert done.out.decode().splitlines() == [
+        f"{name}: 1,200 records, 250.0 kB, in 0.4 s" for name in ("n1", "n2")
+    ]
+    assert dr("node", "snapshot", "n2", "--wait", "5", "--json").json == {
+        "schema": "dynamo_ray.snapshot/1",
+        "nodes": played.taken,
+    }
+    address = BEGUN["address"]
+    assert played.asked == [("carts", address, 600.0, None), ("carts", address, 5.0, ["n2"])]
+
+
+@pytest.mark.parametrize(
+    ("taken", "code"), [({"n1": WRITTEN, "n2": FAILED}, 9), ({"n1": FAILED}, 1)]
+)
+def test_a_snapshot_that_was_not_taken_is_no_success(
+    dr: Command, played: Played, taken: dict[str, Any], code: int
+) -> None:
+    dr("start", "carts")
+    played.taken = taken
+    done = dr("node", "snapshot")
+    assert done.code == code and "the disk is full" in done.err
+    assert done.out.count(b"records") == len(taken) - 1
+
+
+def test_snapshots_of_another_cluster_of_that_name_are_not_asked_for(
+    dr: Command, played: Played
+) -> None:
+    dr("start", "carts")
+    played.cluster_id = "cd" * 16
+    assert dr("node", "snapshot").code == 8 and played.asked == []

@@ -11,7 +11,7 @@ from dynamo_ray.core.version import Kind, State, Version, encode
 from dynamo_ray.storage.codec import Record
 from dynamo_ray.storage.disk import Disk
 from dynamo_ray.storage.frames import Owner
-from dynamo_ray.storage.recovery import Recovery
+from dynamo_ray.storage.recovered import Recovery
 from dynamo_ray.storage.store import Opening, Store
 
 CLUSTER, NODE, OTHER = b"C" * 16, b"N" * 8, b"O" * 8

@@ -20,7 +20,7 @@ from dynamo_ray.storage.damage import NODE, PARTITIONS
 from dynamo_ray.storage.errors import DamagedIdentityError
 from dynamo_ray.storage.examine import examine
 from dynamo_ray.storage.log import REACHED, segment_path
-from dynamo_ray.storage.recovery import Recovery
+from dynamo_ray.storage.recovered import Recovery
 from dynamo_ray.storage.rehearsal import Rehearsal
 from dynamo_ray.storage.snapshot import MANIFEST, directory
 from dynamo_ray.storage.store import Store

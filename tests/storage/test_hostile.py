@@ -20,7 +20,7 @@ import pytest
 
 from dynamo_ray.storage import recovery
 from dynamo_ray.storage import snapshot as snapshots
-from dynamo_ray.storage.codec import SCHEMA, Record
+from dynamo_ray.storage.codec import SCHEMA, Record, columns_of
 from dynamo_ray.storage.disk import RealDisk
 from dynamo_ray.storage.errors import (
     DamagedFileError,
@@ -326,7 +326,9 @@ def as_file(table: pa.Table, **options: Any) -> bytes:
 
 
 def rows_as_arrow() -> pa.Table:
-    return pa.Table.from_batches([snapshots._batch([one for one in RECORDS if one.partition == 0])])
+    return pa.Table.from_batches(
+        [snapshots._batch(columns_of([one for one in RECORDS if one.partition == 0]))]
+    )
 
 
 def deep(levels: int) -> pa.DataType:
@@ -357,10 +359,10 @@ STRANGE: dict[str, Callable[[], bytes]] = {
         compression="zstd",
     ),
     "hints of odd length": lambda: as_file(
-        pa.Table.from_batches([snapshots._batch([Record(0, b"k", b"s", b"odd")])])
+        pa.Table.from_batches([snapshots._batch(columns_of([Record(0, b"k", b"s", b"odd")]))])
     ),
     "of another partition": lambda: as_file(
-        pa.Table.from_batches([snapshots._batch([Record(3, b"k", b"s", b"")])])
+        pa.Table.from_batches([snapshots._batch(columns_of([Record(3, b"k", b"s", b"")]))])
     ),
 }
 

@@ -19,7 +19,7 @@ from dynamo_ray.storage.examine import examine
 from dynamo_ray.storage.frames import SEGMENT_BYTES, Frame, Gap, frame, scan
 from dynamo_ray.storage.log import segment_path
 from dynamo_ray.storage.mend import mend
-from dynamo_ray.storage.recovery import Recovery
+from dynamo_ray.storage.recovered import Recovery
 from dynamo_ray.storage.rehearsal import Rehearsal
 from dynamo_ray.storage.snapshot import MANIFEST, directory, file_path
 from dynamo_ray.storage.store import Store

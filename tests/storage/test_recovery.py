@@ -11,8 +11,12 @@ from itertools import pairwise
 from zlib import crc32
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from dynamo_ray.storage import recovery
 from dynamo_ray.storage.codec import Record, encode
+from dynamo_ray.storage.filling import Filling
 from dynamo_ray.storage.frames import (
     FRAME_BYTES,
     FRAME_MAGIC,
@@ -25,12 +29,16 @@ from dynamo_ray.storage.frames import (
     segment_header,
 )
 from dynamo_ray.storage.log import segment_path
+from dynamo_ray.storage.recovered import Recovery
+from dynamo_ray.storage.recovery import Replay
+from dynamo_ray.storage.snapshot import directory
 from dynamo_ray.storage.store import Store
 from tests.storage.disks import GARBAGE, MemoryDisk
 from tests.storage.stores import (
     CLUSTER,
     OTHER,
     OWNER,
+    PARTITIONS,
     held,
     looked_at,
     opening,
@@ -443,3 +451,143 @@ def test_a_scan_accounts_for_every_byte() -> None:
         for one, following in pairwise(pieces):
             assert one.end == following.start
             assert not (isinstance(one, Gap) and isinstance(following, Gap))
+
+
+# ---- what is lean decides the same
+
+
+@given(
+    st.lists(
+        st.builds(
+            Record,
+            st.integers(0, 1),
+            st.sampled_from([b"k%d" % i for i in range(6)]),
+            st.none() | st.sampled_from([b"one", b"two", b"three"]),
+            st.sampled_from([b"", b"", b"", b"node-abc"]),
+        ),
+        max_size=12,
+    ),
+    st.lists(st.integers(0, 12), min_size=2, max_size=2),
+)
+def test_law_a_snapshot_taken_in_whole_is_what_replay_makes_of_its_records(
+    records: list[Record], cuts: list[int]
+) -> None:
+    """Whatever a file says: keys twice, forgotten, in two partitions, with hints; and a log."""
+    before, after = min(cuts), max(cuts)
+    disk = MemoryDisk()
+    store = started(disk)
+    for one in records[:before]:
+        store.append([one])
+    taking = store.begin_snapshot()
+    for partition in (0, 1):
+        taking.write(partition, [one for one in records[:after] if one.partition == partition])
+    taking.finish()
+    for one in records[after:]:
+        store.append([one])
+
+    def outcome() -> tuple[Recovery, list[tuple[bytes, bytes, bytes | None]]]:
+        told: list[tuple[bytes, bytes, bytes | None]] = []
+        reading = Store.open(disk.killed(), opening())
+        return reading.recover(lambda *one: told.append(one)), told
+
+    lean = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Filling, "take_whole", lambda *_: False)
+        general = outcome()
+    assert lean == general
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.builds(
+                Record,
+                st.integers(0, PARTITIONS),  # one more than there are
+                st.sampled_from([b"k%d" % i for i in range(4)]),
+                st.sampled_from([None, b"", b"one", b"two", b"three"]),
+                st.sampled_from([b"", b"", b"", b"node-abc"]),
+            ),
+            min_size=1,
+            max_size=2,
+        ),
+        max_size=10,
+    ),
+    st.integers(0, 10),
+    st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 255)), max_size=2),
+    st.sampled_from([200, 2000, 1 << 20]),
+    st.integers(1, 3),
+)
+def test_law_the_lean_way_through_a_log_finds_what_the_general_way_finds(
+    groups: list[list[Record]],
+    snapshot_after: int,
+    flips: list[tuple[int, int]],
+    segment_bytes: int,
+    run: int,
+) -> None:
+    """Whatever is in the log, covered by a snapshot or not, and whatever happened to its bytes."""
+    disk = MemoryDisk()
+    store = started(disk, segment_bytes=segment_bytes)
+    for number, group in enumerate(groups):
+        if number == snapshot_after:
+            taking = store.begin_snapshot()
+            taking.write(0, [one for one in replayed_records(groups[:number]) if not one[0]])
+            taking.finish()
+        store.append(group)
+    for at, mask in flips:
+        paths = [path for path in disk.names("") if path.endswith(".dynr")]
+        file = disk.now[paths[at % len(paths)]] if paths else None
+        if file is not None:
+            file.content[at % len(file.content)] ^= mask
+
+    def outcome() -> object:
+        told: list[tuple[bytes, bytes, bytes | None]] = []
+        left = disk.killed()
+        found = Store.open(left, opening()).recover(lambda *one: told.append(one))
+        return found, told, left.names("quarantine")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recovery, "SINGLES_A_RUN", run)
+        lean = outcome()
+        patch.setattr(Replay, "_take_singles", lambda self, content, at, number, stop: at)
+        general = outcome()
+    assert lean == general
+
+
+def replayed_records(groups: list[list[Record]]) -> list[Record]:
+    """What a snapshot holds after these groups, without hints."""
+    after = replayed(one for group in groups for one in group)
+    return [Record(partition, key, state, b"") for key, (partition, state) in after.items()]
+
+
+def test_progress_is_told_up_to_all_bytes() -> None:
+    disk = MemoryDisk()
+    store = started(disk, segment_bytes=2000)
+    store.append([record(n) for n in range(50)])
+    taking = store.begin_snapshot()
+    for partition in range(PARTITIONS):
+        taking.write(partition, [record(n) for n in range(50) if n % PARTITIONS == partition])
+    taking.finish()
+    store.append([record(60)])
+    told: list[tuple[int, int, int]] = []
+    found = Store.open(disk.killed(), opening()).recover(on_progress=lambda *one: told.append(one))
+    assert told == sorted(told) and len(told) > PARTITIONS
+    records, size, in_all = told[-1]
+    assert (records, size) == (found.records, found.bytes) == (51, in_all)
+    assert in_all == sum(
+        disk.size(path)
+        for path in [*disk.names(""), *(f"{directory(1)}/{p}" for p in disk.names(directory(1)))]
+        if path.endswith((".dynr", ".arrow"))
+    )
+
+
+def test_progress_in_a_long_segment_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "SINGLES_A_RUN", 3)
+    monkeypatch.setattr(recovery, "BYTES_A_WORD", 1)
+    disk = MemoryDisk()
+    store = started(disk)
+    for n in range(10):
+        store.append([record(n)])
+    told: list[tuple[int, int, int]] = []
+    Store.open(disk.killed(), opening()).recover(on_progress=lambda *one: told.append(one))
+    assert [records for records, _, _ in told] == [4, 8, 10]
+    assert told[-1][1] == told[-1][2] == disk.size(FIRST)

@@ -417,7 +417,7 @@ def _content(sealed: bytes) -> dict[str, object]:
 
 
 def test_only_our_schema_uncompressed_is_read() -> None:
-    batch = snapshots._batch(RECORDS)
+    batch = snapshots._batch(columns_of(RECORDS))
     assert len(read_arrow(arrow_file([batch, batch])).keys) == 2 * len(RECORDS)
     renamed = batch.rename_columns(["partition", "key", "value", "hints"])
     bare = pa.RecordBatch.from_arrays(batch.columns, names=SCHEMA.names)
@@ -438,7 +438,7 @@ def test_only_our_schema_uncompressed_is_read() -> None:
 
 
 def test_a_null_where_none_may_be_is_refused() -> None:
-    batch = snapshots._batch(RECORDS[:1])
+    batch = snapshots._batch(columns_of(RECORDS[:1]))
     none, missing = pa.array([None], pa.binary()), pa.array([None], pa.uint32())
     partition, key, state, hints = batch.columns
     for columns in ([partition, none, state, hints], [missing, key, state, hints]):
@@ -460,7 +460,7 @@ def test_a_small_file_that_would_inflate_to_a_gigabyte_is_not_inflated() -> None
 
 
 def test_no_changed_byte_of_an_arrow_file_is_more_than_refused() -> None:
-    content = arrow_file([snapshots._batch(RECORDS[:5])])
+    content = arrow_file([snapshots._batch(columns_of(RECORDS[:5]))])
     for at in range(len(content)):
         for mask in (0x01, 0x80):
             changed = bytearray(content)

@@ -19,7 +19,7 @@ from dynamo_ray.sim.disk import SimulatedDisk
 from dynamo_ray.storage.codec import Record, columns_of, encode
 from dynamo_ray.storage.disk import Disk, RealDisk
 from dynamo_ray.storage.frames import SEGMENT_BYTES, frame
-from dynamo_ray.storage.recovery import Recovery
+from dynamo_ray.storage.recovered import Recovery
 from dynamo_ray.storage.store import Store
 from tests.storage.disks import MemoryDisk
 from tests.storage.stores import (
