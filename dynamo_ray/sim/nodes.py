@@ -5,8 +5,8 @@
                 └► ToPeer ─► call, with a time limit ─► on_peer
 
 One append of all that was gathered is under way at a time; a sync may run beside it. A crash may
-come before the write, between the write and its answer, or after it. The shell also tells the
-history what it alone can see: every mint, every record, every answer that ran ahead of the log.
+come before the write, between the write and its answer, or after it. What only the shell can see it
+lets its witness (sim/witness.py) tell the history.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 
 from dynamo_ray.core.detector import Detector
 from dynamo_ray.core.merge import replaced
-from dynamo_ray.core.messages import Fetched, Merge, Merged, Mint, Minted, Persist
+from dynamo_ray.core.messages import Merge, Mint, Persist
 from dynamo_ray.core.node import Answer, Node, Out, ToPeer
 from dynamo_ray.core.replica import Replica
-from dynamo_ray.core.ring import Ring, partition_of
+from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.settings import Settings
-from dynamo_ray.core.upkeep import Copied
-from dynamo_ray.sim.history import History, Reaped, decode
+from dynamo_ray.sim.history import History
 from dynamo_ray.sim.journal import AppendRefusedError, Journal, Recovered, Row
 from dynamo_ray.sim.network import Network, Peer
 from dynamo_ray.sim.rebuilding import Rebuilding
+from dynamo_ray.sim.witness import Witness
 from dynamo_ray.sim.world import SECOND, World
 from dynamo_ray.storage.codec import Record
 from dynamo_ray.storage.errors import StorageError, SyncFailedError
@@ -51,7 +51,8 @@ class StorageNode(Peer):
         self.ring: Ring
         self.settings: Settings
         self.history: History
-        self.peers: dict[bytes, Peer] = {}
+        self.peers: dict[bytes, StorageNode] = {}
+        self.witness = Witness(self)
         self.logged: dict[bytes, bytes] = {}
         self.stopped_at = 0
         self._lost_power = False
@@ -110,10 +111,10 @@ class StorageNode(Peer):
     def on_call(self, src: Peer, call: int, message: Any, expires_ms: int) -> None:
         """A request came."""
         to = (src, src.run, call, message)
-        before = self._states(message) if isinstance(message, Mint) else []
+        before = self.witness.states(message) if isinstance(message, Mint) else []
         out = self.node.on_request(to, message, expires_ms, self.mono_ms, self.wall_ms)
         if isinstance(message, Mint):
-            self._tell_mints(message, before)
+            self.witness.tell_mints(message, before)
         self._perform(out)
 
     def on_heard(self, peer: Peer) -> None:
@@ -179,7 +180,7 @@ class StorageNode(Peer):
             self.replica.puts.remember(replaced(old, new))
         self.replica.load_hints(found.hints)
         self.synced = dict(self.logged)
-        self._tell_forgotten(before, may_forget)
+        self.witness.tell_forgotten(before, may_forget)
 
     def _start_later(self) -> None:
         """The disk does not let the node start, or it ended by itself: somebody tries again."""
@@ -234,7 +235,7 @@ class StorageNode(Peer):
 
     def _answer(self, effect: Answer) -> None:
         src, run, call, request = effect.to
-        self._check_persisted(request, effect.message)
+        self.witness.check_persisted(request, effect.message)
         if src is self:
             self.rebuilding.on_taken(call, effect.message)
         elif src.run == run:
@@ -273,7 +274,7 @@ class StorageNode(Peer):
             return
         self._appending = True
         for row in rows:
-            self._tell_logged(row)
+            self.witness.tell_logged(row)
         self.after(self._taking(self.append_us), "appended", self._appended, gathered[-1].position)
 
     def _appended(self, position: int) -> None:
@@ -349,107 +350,6 @@ class StorageNode(Peer):
 
     def _taking(self, typical_us: int) -> int:
         return int(typical_us * (0.5 + self._chance.random()))
-
-    # ---- what the history is told
-
-    def _states(self, message: Mint) -> list[bytes | None]:
-        maps = self.replica.maps
-        rows = zip(message.partitions, message.keys, strict=True)
-        return [maps[partition].get(key) for partition, key in rows]
-
-    def _tell_mints(self, message: Mint, before: list[bytes | None]) -> None:
-        after = self._states(message)
-        rows = zip(message.keys, message.put_ids, message.contexts, before, after, strict=True)
-        for key, put_id, context, old, new in rows:
-            self.history.on_minted(self.name, self.world.now, key, put_id, context, old, new)
-
-    def _tell_forgotten(self, before: dict[bytes, bytes], may_forget: bool) -> None:
-        """What a start did not find again of what was acknowledged.
-
-        Never without a doubt, and never without a cause: a power loss below `synced`, any end at
-        `memory`, or damage to the disk since the last start.
-        """
-        q, ring, doubted = self.settings.partitions, self.ring, self.replica.doubted
-        if doubted:
-            self.history.forget_what(self.name)
-        for key, state in before.items():
-            partition, after = partition_of(key, q), self.logged.get(key)
-            if after == state:
-                continue
-            owners = ring.owners(partition)
-            holders = {
-                peer.id: peer.kept.get(key)
-                for peer in self.peers.values()
-                if isinstance(peer, StorageNode)
-            }
-            at_owners = [held for node, held in holders.items() if node in owners]
-            forgot = self.history.on_forgotten(
-                key, self.stopped_at, (state, after), at_owners, list(holders.values())
-            )
-            if forgot and (partition not in doubted or not may_forget):
-                text = f"{self.name} lost {key!r}"
-                text += " without a cause" if partition in doubted else " and does not doubt that"
-                self.history.breach("recovery", self.world.now, text)
-
-    def _tell_logged(self, row: Row) -> None:
-        held = self.logged.get(row.key)
-        if held is not None and row.partition in self.replica.owned and _is_less(held, row.state):
-            peers = [peer for peer in self.peers.values() if isinstance(peer, StorageNode)]
-            others = {p.name: p.logged[row.key] for p in peers if row.key in p.logged}
-            reaped = Reaped(self.world.now, self.name, held, row.state)
-            self.history.on_reaped(row.key, reaped, others)
-        if row.state is None:
-            self.logged.pop(row.key, None)
-            if row.partition not in self.replica.owned:
-                self._check_handed_home(row, held)
-            return
-        self.logged[row.key] = row.state
-        self.history.on_logged(self.name, self.world.now, row.key, row.state)
-        if row.partition not in self.replica.owned and not row.hints:
-            text = f"{self.name} logged a copy of {row.key!r} that it does not own, without a hint"
-            self.history.breach("hints", self.world.now, text)
-
-    def _check_handed_home(self, row: Row, held: bytes | None) -> None:
-        """Rule 8: whoever gives up a copy knows that an owner has it fsynced, at every level."""
-        owners = [self.peers[node] for node in self.ring.owners(row.partition) if node != self.id]
-        for owner in owners:
-            kept = owner.synced.get(row.key) if isinstance(owner, StorageNode) else None
-            if held is None or kept == held:
-                return
-            if kept is not None and decode(kept).clock.includes(decode(held).clock):
-                return
-        text = f"{self.name} let go of {row.key!r} and no owner has it fsynced"
-        self.history.breach("let go", self.world.now, text)
-
-    def _check_persisted(self, request: Any, message: Any) -> None:
-        """Rule 8: whatever an answer speaks of is persisted as the durability level says."""
-        level = self.settings.durability
-        durable = level == "synced" or (isinstance(request, Merge) and request.durable)
-        if level == "memory" and not durable:
-            return
-        if isinstance(message, Minted | Fetched):
-            keys, partitions, states = request.keys, request.partitions, message.states
-        elif isinstance(message, Merged) and isinstance(request, Merge):
-            keys, partitions, states = request.keys, request.partitions, request.states
-        elif isinstance(message, Copied):
-            keys, states = message.keys, message.states
-            partitions = [request.partition] * len(keys)
-        else:
-            return
-        held = self.synced if durable else self.logged
-        owned = self.replica.owned
-        for key, partition, state in zip(keys, partitions, states, strict=True):
-            known = held.get(key)
-            if state is None or known == state or (known is None and partition not in owned):
-                continue
-            if known is None or not decode(known).clock.includes(decode(state).clock):
-                text = f"{self.name} answered {type(request).__name__} of {key!r} before its log"
-                self.history.breach("persist", self.world.now, text)
-
-
-def _is_less(before: bytes, after: bytes | None) -> bool:
-    """True if a state lets go of something that it had seen."""
-    return after is None or not decode(after).clock.includes(decode(before).clock)
 
 
 def _id(peer: Peer) -> bytes:

