@@ -18,7 +18,7 @@ from dynamo_ray.server import snapshots, vault
 from dynamo_ray.server.node import NodeServer
 from dynamo_ray.server.snapshots import slice_of
 from dynamo_ray.storage.codec import Columns
-from dynamo_ray.storage.snapshot import file_path, read_arrow
+from dynamo_ray.storage.snapshot import NewSnapshot, file_path, read_arrow
 from tests.server.loopback import Loopback, run, until
 
 ONE = Settings(n=1, r=1, w=1, partitions=1)
@@ -301,6 +301,13 @@ def test_a_node_that_closes_waits_for_the_thread_and_no_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """Nobody may write in the directory any more once another process may open it."""
+    real = NewSnapshot.abandon
+
+    def abandon_slowly(taking: NewSnapshot) -> None:
+        time.sleep(0.3)
+        real(taking)
+
+    monkeypatch.setattr(NewSnapshot, "abandon", abandon_slowly)
     if when == "resting":
         monkeypatch.setattr(
             snapshots, "rest_s", lambda took_s, on_core_s, size: 30.0 if size else 0.0
