@@ -142,6 +142,28 @@ def test_background_work_rests() -> None:
     assert rest_s(0.0, 0.0, 0) == 0
 
 
+def test_it_rests_after_each_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def rest(took_s: float, on_core_s: float, size: int) -> float:
+        assert took_s > 0 and on_core_s > 0
+        sizes.append(size)
+        return 0.02
+
+    monkeypatch.setattr(snapshots, "rest_s", rest)
+    monkeypatch.setattr(snapshots, "SLICE_KEYS", 100)
+
+    async def story() -> None:
+        async with Loopback(tmp_path, nodes=1, coordinators=1, settings=ONE) as cluster:
+            client, node = await cluster.connect(), cluster.nodes["n1"]
+            await client.put_many({f"key:{i}": bytes(100) for i in range(1000)})
+            written = await node.snapshot()
+            assert written["seconds"] > 0.02 * len(sizes) and len(sizes) == 11
+            assert sum(sizes) > 1000 * 100, "the bytes that were written"
+
+    run(story())
+
+
 def test_the_loop_is_free_between_the_slices_of_one_large_partition(tmp_path: Path) -> None:
     """Beside 60,000 keys in one partition others get their turn: the longest hold is told."""
 
