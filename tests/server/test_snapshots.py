@@ -18,7 +18,7 @@ from dynamo_ray.server import snapshots, vault
 from dynamo_ray.server.node import NodeServer
 from dynamo_ray.server.snapshots import slice_of
 from dynamo_ray.storage.codec import Columns
-from dynamo_ray.storage.snapshot import file_path, read_arrow
+from dynamo_ray.storage.snapshot import NewSnapshot, file_path, read_arrow
 from tests.server.loopback import Loopback, run, until
 
 ONE = Settings(n=1, r=1, w=1, partitions=1)
@@ -140,6 +140,28 @@ def test_background_work_rests() -> None:
     assert rest_s(0.001, 0.001, tenth) == pytest.approx(0.099), "and so many bytes a second"
     assert rest_s(60.0, 0.0, 1) == rest_s(0.0, 0.0, 2**40) == LONGEST_S, "and is done one day"
     assert rest_s(0.0, 0.0, 0) == 0
+
+
+def test_it_rests_after_each_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def rest(took_s: float, on_core_s: float, size: int) -> float:
+        assert took_s > 0 and on_core_s > 0
+        sizes.append(size)
+        return 0.02
+
+    monkeypatch.setattr(snapshots, "rest_s", rest)
+    monkeypatch.setattr(snapshots, "SLICE_KEYS", 100)
+
+    async def story() -> None:
+        async with Loopback(tmp_path, nodes=1, coordinators=1, settings=ONE) as cluster:
+            client, node = await cluster.connect(), cluster.nodes["n1"]
+            await client.put_many({f"key:{i}": bytes(100) for i in range(1000)})
+            written = await node.snapshot()
+            assert written["seconds"] > 0.02 * len(sizes) and len(sizes) == 11
+            assert sum(sizes) > 1000 * 100, "the bytes that were written"
+
+    run(story())
 
 
 def test_the_loop_is_free_between_the_slices_of_one_large_partition(tmp_path: Path) -> None:
@@ -301,6 +323,13 @@ def test_a_node_that_closes_waits_for_the_thread_and_no_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """Nobody may write in the directory any more once another process may open it."""
+    real = NewSnapshot.abandon
+
+    def abandon_slowly(taking: NewSnapshot) -> None:
+        time.sleep(0.3)
+        real(taking)
+
+    monkeypatch.setattr(NewSnapshot, "abandon", abandon_slowly)
     if when == "resting":
         monkeypatch.setattr(
             snapshots, "rest_s", lambda took_s, on_core_s, size: 30.0 if size else 0.0
