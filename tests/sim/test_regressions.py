@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -28,6 +28,14 @@ class Story:
     story: str
 
 
+DISKS = Plan(
+    real_storage=True,
+    clients=3,
+    operations=12,
+    think_us=60 * MS,
+    strict_share=1.0,
+    suspect_s=0.3,
+)
 STORIES = (
     Story(
         "undone after its append",
@@ -123,6 +131,25 @@ STORIES = (
         ),
         "A stand-in had handed a copy home when its own disk was full, so that letting go was "
         "undone: the copy came back and its hint did not, and nobody would ever have let go of it.",
+    ),
+    Story(
+        "nothing in the log, and sure of it",
+        1,
+        replace(DISKS, durability="memory", sync_s=5.0),
+        (
+            Fault("full", "n1", at_us=1, for_us=700 * MS),
+            Fault("power", "n1", at_us=500 * MS, for_us=50 * MS),
+        ),
+        "At the level memory a node had acknowledged while its disk took nothing. After its end "
+        "the log was as empty as that of a node that never ran, and nothing was doubted.",
+    ),
+    Story(
+        "torn, or not read whole",
+        4,
+        replace(DISKS, nodes=4, clients=3, operations=10, think_us=30 * MS),
+        tuple(Fault("unreadable", "n1", at_us=at * MS, for_us=60 * MS) for at in (150, 350, 550)),
+        "A start was given less of the newest segment than it holds, which looked like the torn "
+        "tail of a crash: it was cut, acknowledged records with it, and nothing was doubted.",
     ),
 )
 
