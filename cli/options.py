@@ -116,6 +116,21 @@ def command(
     return register
 
 
+def group(app: typer.Typer, function: Callable[..., Any]) -> None:
+    """Let `app`, a group of commands, do `function` if none of them is named."""
+
+    def alone(ctx: typer.Context, **given: Any) -> Any:
+        if ctx.invoked_subcommand is None:
+            return spread(ctx=ctx, **given)
+        ctx.obj = _gathered(Target, given, ctx.obj)
+        return None
+
+    spread = _spread(function)
+    _set_signature(alone, list(inspect.signature(spread).parameters.values()))
+    alone.__doc__ = function.__doc__
+    app.callback(invoke_without_command=True)(alone)
+
+
 def remember_target(app: typer.Typer) -> None:
     """Let the options of a Target stand before the command's name, too."""
 

@@ -1,20 +1,19 @@
-"""status, where, ring and version: how the cluster is, and where keys live. They only look."""
+"""status, where and version: how the cluster is, and where keys live. They only look."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import render
 from .exits import Exit
 from .options import Json, Key, Target, command, key_bytes
-from .reach import Connection, connected
+from .reach import Connection, charter_of, connected
 
 if TYPE_CHECKING:
-    from dynamo_ray.core.charter import Charter
     from dynamo_ray.survey import NodeStatus, Status
 
 WHERE = 34
@@ -24,7 +23,6 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
     command(app, "status", rich_help_panel="Clusters")(status)
     command(app, "where", rich_help_panel="Keys")(where)
-    command(app, "ring", rich_help_panel="Clusters")(ring)
 
 
 async def status(
@@ -68,7 +66,7 @@ async def _look(connection: Connection) -> tuple[Status, dict[int, int]]:
     from dynamo_ray.survey import status as survey
 
     known = await survey(connection.client.session, connection.credentials)
-    charter = _charter(connection)
+    charter = charter_of(connection)
     names = {member.node: member.name for member in charter.members}
     up = {node.name for node in known.nodes if node.state == "up"}
     placed = charter.ring()
@@ -77,12 +75,6 @@ async def _look(connection: Connection) -> tuple[Status, dict[int, int]]:
         for partition in range(placed.partitions)
     )
     return known, dict(sorted(copies.items()))
-
-
-def _charter(connection: Connection) -> Charter:
-    from dynamo_ray.core.charter import charter_from
-
-    return charter_from(connection.client.session.charter)
 
 
 def _show_status(known: Status, copies: dict[int, int]) -> None:
@@ -171,68 +163,6 @@ async def where(key: Key, target: Target, as_json: Json = False) -> None:
 
 def _named(nodes: list[str], suspected: list[str]) -> str:
     return " ".join(f"{node} (suspected)" if node in suspected else node for node in nodes)
-
-
-async def ring(
-    target: Target,
-    every: Annotated[bool, typer.Option("--all", help="A line for every partition, too.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Show how the ring is shared out: partitions and copies per node."""
-    async with connected(target) as connection:
-        charter = _charter(connection)
-    placed = charter.ring()
-    names = {member.node: member.name for member in charter.members}
-    owners = [[names[o] for o in placed.owners(p)] for p in range(placed.partitions)]
-    shares = _shares(charter, owners)
-    if as_json:
-        render.show_json(
-            {
-                "schema": "dynamo_ray.ring/1",
-                "name": charter.name,
-                "epoch": placed.epoch.hex(),
-                "n": placed.copies,
-                "partitions": placed.partitions,
-                "nodes": shares,
-                "owners": owners,
-            }
-        )
-        return
-    rows = [
-        (
-            one["name"],
-            one["zone"] or "-",
-            f"{one['weight']:g}",
-            str(one["slots"]),
-            f"{one['share']:.1%}",
-            str(one["first"]),
-        )
-        for one in shares
-    ]
-    heads = ("NODE", "ZONE", "WEIGHT", "COPIES", "SHARE", "FIRST")
-    head, *lines = render.table(heads, rows, right=frozenset({2, 3, 4, 5}))
-    render.show(head, "dim")
-    for line in lines:
-        render.show(line)
-    if every:
-        for partition, nodes in enumerate(owners):
-            render.show(f"{partition:>5}  {' '.join(nodes)}")
-
-
-def _shares(charter: Charter, owners: list[list[str]]) -> list[dict[str, Any]]:
-    slots = Counter(name for row in owners for name in row)
-    first = Counter(row[0] for row in owners)
-    return [
-        {
-            "name": member.name,
-            "zone": member.zone,
-            "weight": member.weight,
-            "slots": slots[member.name],
-            "share": slots[member.name] / sum(slots.values()),
-            "first": first[member.name],
-        }
-        for member in charter.members
-    ]
 
 
 def version(as_json: Json = False) -> None:

@@ -15,6 +15,7 @@ from .options import Target
 if TYPE_CHECKING:
     from dynamo_ray.client import AsyncClient
     from dynamo_ray.config import Profile
+    from dynamo_ray.core.charter import Charter
 
 CLUSTER_VARIABLE, TOKEN_VARIABLE = "DYNAMO_RAY_CLUSTER", "DYNAMO_RAY_TOKEN"
 
@@ -35,6 +36,13 @@ class Connection(NamedTuple):
 
     client: AsyncClient
     credentials: Any
+
+
+def charter_of(connection: Connection) -> Charter:
+    """What the cluster that was connected to is founded on."""
+    from dynamo_ray.core.charter import charter_from
+
+    return charter_from(connection.client.session.charter)
 
 
 def way_to(target: Target) -> Way:

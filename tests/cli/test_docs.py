@@ -18,7 +18,7 @@ TEXT = (ROOT / "docs" / "cli.md").read_text()
 
 def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     inner = getattr(command, "commands", None)
-    if inner is None:
+    if inner is None or (path and command.invoke_without_command):
         yield path, command
     for name, one in (inner or {}).items():
         yield from _commands(one, (*path, name))

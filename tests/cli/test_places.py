@@ -1,4 +1,4 @@
-"""status, where, ring and version."""
+"""status, where, ring and version: what only looks."""
 
 from __future__ import annotations
 

@@ -1,0 +1,248 @@
+"""ring and ring plan: how partitions are shared out, and what a change of nodes would move."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import render
+from .exits import CommandError, Exit
+from .options import Json, Target, command, group
+from .reach import charter_of, connected
+
+if TYPE_CHECKING:
+    from dynamo_ray.core.charter import Charter
+    from dynamo_ray.core.plan import Plan
+    from dynamo_ray.core.ring import Member
+    from dynamo_ray.survey import NodeStatus, Status
+
+Nodes = list[str]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    rings = typer.Typer()
+    group(rings, ring)
+    command(rings, "plan")(plan)
+    app.add_typer(rings, name="ring", rich_help_panel="Clusters")
+
+
+async def ring(
+    target: Target,
+    every: Annotated[bool, typer.Option("--all", help="A line for every partition, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show how the ring is shared out: partitions and copies per node."""
+    async with connected(target) as connection:
+        charter = charter_of(connection)
+    placed = charter.ring()
+    names = {member.node: member.name for member in charter.members}
+    owners = [[names[o] for o in placed.owners(p)] for p in range(placed.partitions)]
+    shares = _shares(charter, owners)
+    if as_json:
+        render.show_json(
+            {
+                "schema": "dynamo_ray.ring/1",
+                "name": charter.name,
+                "epoch": placed.epoch.hex(),
+                "n": placed.copies,
+                "partitions": placed.partitions,
+                "nodes": shares,
+                "owners": owners,
+            }
+        )
+        return
+    rows = [
+        (
+            one["name"],
+            one["zone"] or "-",
+            f"{one['weight']:g}",
+            str(one["slots"]),
+            f"{one['share']:.1%}",
+            str(one["first"]),
+        )
+        for one in shares
+    ]
+    heads = ("NODE", "ZONE", "WEIGHT", "COPIES", "SHARE", "FIRST")
+    head, *lines = render.table(heads, rows, right=frozenset({2, 3, 4, 5}))
+    render.show(head, "dim")
+    for line in lines:
+        render.show(line)
+    if every:
+        for partition, nodes in enumerate(owners):
+            render.show(f"{partition:>5}  {' '.join(nodes)}")
+
+
+def _shares(charter: Charter, owners: list[list[str]]) -> list[dict[str, Any]]:
+    slots = Counter(name for row in owners for name in row)
+    first = Counter(row[0] for row in owners)
+    return [
+        {
+            "name": member.name,
+            "zone": member.zone,
+            "weight": member.weight,
+            "slots": slots[member.name],
+            "share": slots[member.name] / sum(slots.values()),
+            "first": first[member.name],
+        }
+        for member in charter.members
+    ]
+
+
+async def plan(
+    target: Target,
+    add: Annotated[
+        Nodes | None,
+        typer.Option(
+            "--add",
+            metavar="NAME[:ZONE[:WEIGHT]]",
+            show_default=False,
+            help="A node that would come; repeatable.",
+        ),
+    ] = None,
+    remove: Annotated[
+        Nodes | None,
+        typer.Option(
+            "--remove",
+            metavar="NAME",
+            show_default=False,
+            help="A node that would hand over what it has and go; repeatable.",
+        ),
+    ] = None,
+    replace: Annotated[
+        Nodes | None,
+        typer.Option(
+            "--replace",
+            metavar="OLD:NEW",
+            show_default=False,
+            help="A dead node, and the new one in its place; repeatable.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a change of nodes would move, and whether that is safe. Changes nothing."""
+    from dynamo_ray.core.plan import PlanError
+    from dynamo_ray.core.plan import plan as planned
+    from dynamo_ray.survey import status
+
+    async with connected(target, members_only=True) as connection:
+        charter = charter_of(connection)
+        known = await status(connection.client.session, connection.credentials)
+    try:
+        added = [_newcomer(text) for text in add or ()]
+        replaced = dict(_replacement(text, charter) for text in replace or ())
+        made = planned(charter.ring(), added, remove or (), replaced)
+    except PlanError as error:
+        raise CommandError(Exit.USAGE, str(error)) from error
+    shown = _described(made, known)
+    if as_json:
+        render.show_json(shown)
+    else:
+        _show_plan(shown)
+    if shown["unsafe_partitions"]:
+        raise CommandError(Exit.REFUSED, _unsafe(shown))
+
+
+def _newcomer(text: str) -> Member:
+    """NAME, NAME:ZONE or NAME:ZONE:WEIGHT. Its id is drawn when it really comes."""
+    from dynamo_ray.core.ring import Member
+
+    name, _, rest = text.partition(":")
+    zone, _, weight = rest.partition(":")
+    try:
+        return Member(_made_up_id(name), name, zone, float(weight or 1))
+    except ValueError as error:
+        raise CommandError(Exit.USAGE, f"--add {text}: {error}") from error
+
+
+def _replacement(text: str, charter: Charter) -> tuple[str, Member]:
+    """OLD:NEW, the new one with the zone and the weight of the old one."""
+    from dataclasses import replace as changed
+
+    old, _, new = text.partition(":")
+    known = {member.name: member for member in charter.members}
+    if not new or old not in known:
+        named = ", ".join(known)
+        raise CommandError(Exit.USAGE, f"--replace {text}: OLD:NEW, OLD one of {named}")
+    return old, changed(known[old], node=_made_up_id(new), name=new)
+
+
+def _made_up_id(name: str) -> bytes:
+    from hashlib import blake2b
+
+    return blake2b(name.encode(), digest_size=8).digest()
+
+
+def _described(made: Plan, known: Status) -> dict[str, Any]:
+    """The plan in the words of people; bytes are estimated from what each node holds now."""
+    members = {m.node: m for placed in (made.before, made.after) for m in placed.members}
+    held = {node.name: node for node in known.nodes}
+    up = {m.node for m in made.before.members if held[m.name].state == "up"}
+    gives, gets = (Counter(getattr(m, who) for m in made.moves) for who in ("giver", "receiver"))
+    a_copy = _bytes_a_copy(made, known)
+    nodes = [
+        {
+            "name": members[node].name,
+            "zone": members[node].zone,
+            "before": before,
+            "after": after,
+            "gives": gives[node],
+            "gets": gets[node],
+            "gets_bytes": round(gets[node] * a_copy),
+        }
+        for node, (before, after) in made.copies().items()
+    ]
+    return {
+        "schema": "dynamo_ray.ring_plan/1",
+        "name": known.name,
+        "copies": len(made.before.slots),
+        "moves": len(made.moves),
+        "bytes": round(len(made.moves) * a_copy),
+        "nodes": nodes,
+        "w": known.w,
+        "unsafe_partitions": list(made.weak(up, known.w)),
+    }
+
+
+def _bytes_a_copy(made: Plan, known: Status) -> float:
+    """What one copy of a partition weighs, on the average of the nodes that answer."""
+    names = {m.name: m.node for m in made.before.members}
+    copies = made.copies()
+    told: list[NodeStatus] = [node for node in known.nodes if node.pid]
+    slots = sum(copies[names[node.name]][0] for node in told)
+    return sum(node.bytes for node in told) / slots if slots else 0.0
+
+
+def _show_plan(shown: dict[str, Any]) -> None:
+    rows = [
+        (
+            one["name"],
+            one["zone"] or "-",
+            str(one["before"]),
+            str(one["after"]),
+            str(one["gives"]),
+            str(one["gets"]),
+            render.size(one["gets_bytes"]),
+        )
+        for one in shown["nodes"]
+    ]
+    heads = ("NODE", "ZONE", "COPIES", "AFTER", "GIVES", "GETS", "ABOUT")
+    head, *lines = render.table(heads, rows, right=frozenset({2, 3, 4, 5, 6}))
+    render.show(head, "dim")
+    for line in lines:
+        render.show(line)
+    share = shown["moves"] / shown["copies"]
+    render.show(
+        f"{shown['moves']} of {shown['copies']} copies move ({share:.1%}),"
+        f" about {render.size(shown['bytes'])}"
+    )
+
+
+def _unsafe(shown: dict[str, Any]) -> str:
+    weak = shown["unsafe_partitions"]
+    return (
+        f"{len(weak)} partitions have fewer than {shown['w']} copies on nodes that are up, and"
+        " would be moved from too few; wait until the others are back, or replace fewer at once"
+    )
