@@ -10,12 +10,12 @@ from tests.server.loopback import Threaded
 
 def test_a_newcomer_gets_its_share(dr: Command, carts: Threaded) -> None:
     before = dr("ring", "--json").json["epoch"]
-    shown = dr("ring", "plan", "--add", "n6", "--json").json
+    shown = dr("ring", "plan", "--add", "n6:b", "--json").json
     by_name = {one["name"]: one for one in shown["nodes"]}
     assert shown["moves"] == by_name["n6"]["gets"] == by_name["n6"]["after"] == 256 * 3 // 6
     assert sum(one["gives"] for one in shown["nodes"]) == shown["moves"]
     assert shown["unsafe_partitions"] == []
-    text = dr("ring", "plan", "--add", "n6").out.decode()
+    text = dr("ring", "plan", "--add", "n6:b").out.decode()
     assert "128 of 768 copies move (16.7%)" in text and text.splitlines()[-2].startswith("n6")
     assert dr("ring", "--json").json["epoch"] == before
 
@@ -31,23 +31,23 @@ def test_too_few_living_copies_are_8(dr: Command, fragile: Threaded) -> None:
     for name in ("n2", "n3"):
         fragile.run(fragile.cluster.kill_node(name))
     done = dr("ring", "plan", "--replace", "n2:n9", "--json")
-    assert done.code == 8 and b"fewer than 2 copies on nodes that are up" in done.err
+    assert done.code == 8 and "fewer than 2 copies on nodes that are up" in done.err
     assert done.json["unsafe_partitions"]
 
 
 @pytest.mark.parametrize(
     "wish, sentence",
     [
-        (("--remove", "n9"), b"no node 'n9'"),
-        (("--add", "n1"), b"'n1' is there already"),
-        (("--add", "n6:z:heavy"), b"--add n6:z:heavy"),
-        (("--replace", "n2"), b"OLD:NEW"),
-        (("--replace", "n9:n10"), b"OLD one of n1"),
-        (("--remove", "n1", "--remove", "n2", "--remove", "n3"), b"3 copies need 3 nodes"),
+        (("--remove", "n9"), "no node 'n9'"),
+        (("--add", "n1"), "'n1' is there already"),
+        (("--add", "n6:z:heavy"), "--add n6:z:heavy"),
+        (("--replace", "n2"), "OLD:NEW"),
+        (("--replace", "n9:n10"), "OLD one of n1"),
+        (("--remove", "n1", "--remove", "n2", "--remove", "n3"), "3 copies need 3 nodes"),
     ],
 )
 def test_a_wish_that_cannot_be_is_2(
-    dr: Command, carts: Threaded, wish: tuple[str, ...], sentence: bytes
+    dr: Command, carts: Threaded, wish: tuple[str, ...], sentence: str
 ) -> None:
     done = dr("ring", "plan", *wish)
     assert done.code == 2 and sentence in done.err
