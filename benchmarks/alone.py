@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ if str(ROOT) not in sys.path:
 import uvloop  # noqa: E402
 
 from benchmarks import workloads  # noqa: E402
+from benchmarks.served import Served  # noqa: E402
 from dynamo_ray.client import AsyncClient  # noqa: E402
 from dynamo_ray.core.charter import Charter, charter_from  # noqa: E402
 from dynamo_ray.core.membership import View, view_from  # noqa: E402
@@ -40,7 +41,7 @@ NAME = "n1"
 ANSWER_S = 300.0
 
 
-class Alone:
+class Alone(Served):
     """A node and its client, as a contestant of workloads.py."""
 
     in_flight = 1
@@ -53,7 +54,6 @@ class Alone:
         self.folder = ""
         self._secrets = [os.urandom(32)]
         self._node: asyncio.subprocess.Process | None = None
-        self._client: AsyncClient | None = None
 
     async def start(self) -> None:
         """Start the node in a new folder, or again in the one that it has, and connect to it."""
@@ -84,27 +84,6 @@ class Alone:
         node.stdin.write(line.encode() + b"\n")
         answer = await asyncio.wait_for(node.stdout.readline(), ANSWER_S)
         return json.loads(answer)
-
-    async def put(self, key: bytes, value: bytes) -> object:
-        """One key."""
-        assert self._client is not None
-        return await self._client.put(key, value)
-
-    async def get(self, key: bytes) -> bytes | None:
-        """One key."""
-        assert self._client is not None
-        return (await self._client.get(key)).value
-
-    async def put_many(self, mapping: Mapping[bytes, bytes]) -> object:
-        """Many keys."""
-        assert self._client is not None
-        return await self._client.put_many(mapping)
-
-    async def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
-        """Many keys."""
-        assert self._client is not None
-        found = await self._client.get_many(keys)
-        return [found[key].value for key in keys]
 
     async def stop(self) -> None:
         """Close the node; its folder stays."""

@@ -12,18 +12,18 @@ import asyncio
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dynamo_ray
 from benchmarks import floor, workloads
-from dynamo_ray.client import AsyncClient
+from benchmarks.served import Served
 from dynamo_ray.cluster import Cluster
 
 
-class Store:
+class Store(Served):
     """dynamo_ray with one coordinator, as a contestant."""
 
     in_flight = 1
@@ -44,7 +44,6 @@ class Store:
         self._coordinators = coordinators
         self._folder = ""
         self._cluster: Cluster | None = None
-        self._client: AsyncClient | None = None
 
     async def start(self) -> None:
         """Found a cluster in a new folder."""
@@ -65,27 +64,6 @@ class Store:
             self._client = await dynamo_ray.connect_async(
                 address=place.addresses, token=place.token
             )
-
-    async def put(self, key: bytes, value: bytes) -> object:
-        """One key."""
-        assert self._client is not None
-        return await self._client.put(key, value)
-
-    async def get(self, key: bytes) -> bytes | None:
-        """One key."""
-        assert self._client is not None
-        return (await self._client.get(key)).value
-
-    async def put_many(self, mapping: Mapping[bytes, bytes]) -> object:
-        """Many keys."""
-        assert self._client is not None
-        return await self._client.put_many(mapping)
-
-    async def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
-        """Many keys."""
-        assert self._client is not None
-        found = await self._client.get_many(keys)
-        return [found[key].value for key in keys]
 
     async def close(self) -> None:
         """Stop the cluster and remove its folder."""

@@ -15,7 +15,7 @@ import typer
 
 from . import render
 from .exits import CommandError, Exit
-from .options import TTL_MAX_S, Json, Quorum, Target, command
+from .options import Json, Quorum, Target, Ttl, W, command
 from .reach import Connection, connected
 
 if TYPE_CHECKING:
@@ -79,28 +79,8 @@ async def load(
     target: Target,
     quorum: Quorum,
     rows: Rows,
-    ttl: Annotated[
-        float | None,
-        typer.Option(
-            "--ttl",
-            metavar="SECONDS",
-            min=0.001,
-            max=TTL_MAX_S,
-            show_default=False,
-            help="The values expire after so long.",
-        ),
-    ] = None,
-    w: Annotated[
-        int | None,
-        typer.Option(
-            "-w",
-            "--write",
-            metavar="W",
-            min=1,
-            show_default=False,
-            help="Copies to wait for; by default the cluster's W.",
-        ),
-    ] = None,
+    ttl: Ttl = None,
+    w: W = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read everything, write nothing.")
     ] = False,

@@ -13,7 +13,7 @@ import typer
 
 from . import render
 from .exits import CommandError, Exit
-from .options import QUORUM, TTL_MAX_S, Json, Key, Quorum, Target, command, key_bytes
+from .options import QUORUM, Json, Key, Quorum, Target, Ttl, W, command, key_bytes
 from .reach import connected
 
 if TYPE_CHECKING:
@@ -30,18 +30,6 @@ R = Annotated[
         show_default=False,
         rich_help_panel=QUORUM,
         help="Answers to wait for; by default the cluster's R.",
-    ),
-]
-W = Annotated[
-    int | None,
-    typer.Option(
-        "-w",
-        "--write",
-        metavar="W",
-        min=1,
-        show_default=False,
-        rich_help_panel=QUORUM,
-        help="Copies to wait for; by default the cluster's W.",
     ),
 ]
 Context = Annotated[
@@ -63,17 +51,7 @@ class Writing:
     concurrent: Annotated[
         bool, typer.Option("--concurrent", help="Add a value beside what is there.")
     ] = False
-    ttl: Annotated[
-        float | None,
-        typer.Option(
-            "--ttl",
-            metavar="SECONDS",
-            min=0.001,
-            max=TTL_MAX_S,
-            show_default=False,
-            help="The value expires after so long.",
-        ),
-    ] = None
+    ttl: Ttl = None
     w: W = None
 
 

@@ -94,6 +94,29 @@ class Change:
     ] = False
 
 
+W = Annotated[
+    int | None,
+    typer.Option(
+        "-w",
+        "--write",
+        metavar="W",
+        min=1,
+        show_default=False,
+        rich_help_panel=QUORUM,
+        help="Copies to wait for; by default the cluster's W.",
+    ),
+]
+Ttl = Annotated[
+    float | None,
+    typer.Option(
+        "--ttl",
+        metavar="SECONDS",
+        min=0.001,
+        max=TTL_MAX_S,
+        show_default=False,
+        help="What is written expires after so long.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False, help="The key, as text.")]
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
