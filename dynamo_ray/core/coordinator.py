@@ -60,18 +60,23 @@ Out = ToNode | ToClient
 
 
 class Operation:
-    """One group of a request in flight: its machine, and when the caller's time is up."""
+    """One group of a request in flight: its machine, and when the caller's time is up.
 
-    __slots__ = ("calls", "deadline", "group", "lingers", "machine", "request", "to")
+    After `end` nothing of it is sent any more, nor done by who gets it: a coordinator that was
+    stopped for long must not wake up with what the others have forgotten since (rule 12).
+    """
+
+    __slots__ = ("calls", "deadline", "end", "group", "lingers", "machine", "request", "to")
 
     def __init__(
-        self, to: Any, request: PutRequest | GetRequest, group: Group, deadline: float
+        self, to: Any, request: PutRequest | GetRequest, group: Group, deadline: float, end: float
     ) -> None:
         self.to = to
         self.request = request
         self.group = group
         self.machine: Put | Get = group.machine
         self.deadline = deadline
+        self.end = end
         self.lingers = False
         self.calls: dict[int, bytes] = {}
 
@@ -120,7 +125,7 @@ class Coordinator:
         if not request.groups:
             self._answer(to, _reply(request, wall_ms), out)
         for group in request.groups:
-            operation = Operation(to, request, group, deadline)
+            operation = Operation(to, request, group, deadline, deadline + 2 * times.linger_s)
             self._operations[operation] = None
             self._perform(operation, group.machine.start(), now, wall_ms, out)
         return out
@@ -182,7 +187,8 @@ class Coordinator:
         closed = operation.machine.closed
         for effect in effects:
             if isinstance(effect, Send):
-                out.append(self._send(operation, effect, now, tracked=not closed))
+                if now < operation.end:
+                    out.append(self._send(operation, effect, now, tracked=not closed))
             elif isinstance(effect, Done):
                 self._answer(operation.to, _gather(operation, effect.outcome, wall_ms), out)
         if closed:
@@ -201,7 +207,7 @@ class Coordinator:
         timeout_s = max(0.0, operation.deadline - now)
         if isinstance(effect.message, Merge):
             timeout_s += self.desk.settings.times.linger_s
-        return ToNode(effect.node, call, effect.message, timeout_s)
+        return ToNode(effect.node, call, effect.message, min(timeout_s, operation.end - now))
 
     def _answer(self, to: Any, reply: Any, out: list[Out]) -> None:
         if reply is not None:

@@ -13,11 +13,11 @@ from typing import Any
 from dynamo_ray.core.hints import owners_in
 from dynamo_ray.core.merge import replaced
 from dynamo_ray.core.messages import Effect, Merged, Reply
-from dynamo_ray.core.remains import without_writers, writers_in
+from dynamo_ray.core.remains import may_leave, without_writers, writers_in
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.unpersisted import Changes
 from dynamo_ray.core.upkeep import Confirm, Confirmed, Reap
-from dynamo_ray.core.version import digest
+from dynamo_ray.core.version import decode, digest
 
 
 def purge(replica: Replica, partition: int, purged: Mapping[bytes, bytes]) -> list[Effect]:
@@ -33,14 +33,15 @@ def purge(replica: Replica, partition: int, purged: Mapping[bytes, bytes]) -> li
     return [replica.record(changes)]
 
 
-def confirm(replica: Replica, to: Any, message: Confirm) -> list[Effect]:
+def confirm(replica: Replica, to: Any, message: Confirm, limit_ms: int) -> list[Effect]:
     """Say per key whether this node holds exactly that, or nothing if it is no owner.
 
-    The answer waits for the fsync of all that was done before it: who gives up a copy for it relies
-    on a power loss bringing no older one back (rule 8).
+    By an owner's own clock, too, what is dead died, and what lives was written, at `limit_ms` or
+    before: one wrong clock reaps nothing. The answer waits for the fsync of all that was done
+    before it: who gives up a copy relies on a power loss bringing no older one back (rule 8).
     """
     rows = zip(message.keys, message.partitions, message.digests, strict=True)
-    same = [_holds(replica, *row) for row in rows]
+    same = [_holds(replica, *row) and _is_old(replica, *row[:2], limit_ms) for row in rows]
     return [Reply(to, Confirmed(same), replica.queue.last, durable=True)]
 
 
@@ -55,6 +56,11 @@ def reap(replica: Replica, to: Any, message: Reap) -> list[Effect]:
         return [Reply(to, Merged())]
     record = replica.record(changes)
     return [record, Reply(to, Merged(), record.position)]
+
+
+def _is_old(replica: Replica, key: bytes, partition: int, limit_ms: int) -> bool:
+    held = replica.maps[partition].get(key)
+    return held is None or may_leave(decode(held), limit_ms)
 
 
 def _holds(replica: Replica, key: bytes, partition: int, known: bytes) -> bool:
@@ -73,6 +79,8 @@ def _let_go(
     held = of[key]
     if writers is not None:
         of[key] = without_writers(held, writers_in(writers))
+        # An own life that came back by a merge may be the newest now: it is over (rule 3).
+        replica.lives.watch(key, held, of[key])
         changes.add(partition, key, held, of[key], b"")
         return
     changes.add(partition, key, held, None, b"")

@@ -76,6 +76,8 @@ class Node:
         self.replica = replica
         self.reaper = Reaper(replica, ring, settings)
         self._level = settings.durability
+        self._grace_ms = int(settings.times.grace_s * 1000)
+        self._wall_ms = 0  # at the last tick, for what may be a little old
         self._batch_bytes = settings.limits.batch_bytes
         self._timeout_max_ms = int((settings.times.timeout_max_s + settings.times.linger_s) * 1000)
         self._waiting: list[Reply] = []
@@ -139,6 +141,7 @@ class Node:
 
     def on_tick(self, now_ms: int, wall_ms: int, unreachable: frozenset[bytes]) -> list[Out]:
         """Ask what should be true now (rule 11)."""
+        self._wall_ms = wall_ms
         effects = self.replica.on_tick(now_ms, unreachable)
         if self.replica.lives.begun:
             effects += self._unlogged.again(self.replica)
@@ -161,7 +164,7 @@ class Node:
 
     def _of_reaping(self, to: Any, message: Any) -> list[Effect]:
         if isinstance(message, Confirm):
-            return confirm(self.replica, to, message)
+            return confirm(self.replica, to, message, self._wall_ms - self._grace_ms)
         if isinstance(message, Reap):
             return reap(self.replica, to, message)
         return [Reply(to, Refused(Code.BAD_REQUEST, "not a request to a storage node"))]

@@ -1,6 +1,6 @@
 """Who lets go of dead keys and of clock entries, and when: a conditional exchange (DESIGN §5).
 
-    tick ─► sweep a few keys ─► expired for an hour? purge
+    tick ─► look at a few keys ─► expired for an hour? purge
                 └ dead, or a clock with writers of no version, for longer than the grace
                       └► Confirm to every member ─ all hold exactly it, nobody else holds any ─►
                            wait until no older message can be under way
@@ -9,9 +9,9 @@
 The first owner of a partition does it. A tombstone may go only when no older copy can come back
 (rule 12): all owners hold exactly it, fsynced; no other member holds the key for anybody; nobody is
 left out, so while one member is away nothing is reaped. Asking twice, the life of a message apart,
-means that what was sent before the first answers cannot arrive after the last: so this hangs on no
-wall clock. Each owner forgets only what is unchanged since. A reap that reaches only some owners
-does no harm: the others give the tombstone back, and it is reaped later.
+means that what was sent before the first answers cannot arrive after the last: so what is safe
+hangs on no wall clock. Each owner forgets only what is unchanged since. A reap that reaches only
+some owners does no harm: the others give the tombstone back, and it is reaped later.
 
 Clock entries of writers without a version leave by the same exchange (rule 14). The writer may be
 alive: a node that finds nothing of its own in a key's clock begins a new life (rule 3), so no dot
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from dynamo_ray.core.forget import purge
 from dynamo_ray.core.messages import Effect, Send
-from dynamo_ray.core.remains import dead_since_ms, idle_writers, is_alive, last_change_ms
+from dynamo_ray.core.remains import dead_since_ms, idle_writers, is_alive, may_leave
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.settings import Settings
@@ -33,10 +33,11 @@ from dynamo_ray.core.upkeep import Confirm, Confirmed, Reap
 from dynamo_ray.core.version import decode, digest, hide_expired
 
 KEYS_A_SLICE = 50
+KEYS_A_BATCH = 200
 KEYS_A_TICK = 500
 EFFORT_A_TICK = 1024 * 1024  # bytes to decode and to hash: some milliseconds
 EFFORT_A_KEY = 2000  # of decoding any state
-BATCHES = 256
+BATCHES = 64
 
 
 @dataclass(slots=True)
@@ -65,6 +66,9 @@ class Reaper:
         self._grace_ms = int(times.grace_s * 1000)
         self._message_ms = int(times.message_s * 1000)
         self._slices = self._walk()
+        self._rest: tuple[int, list[bytes]] | None = None
+        self._found = Batch(0, [], [])
+        self._on_their_way: set[bytes] = set()
         self._leaving: list[Batch] = []
         self._question: Confirm | None = None
         self._asked = Batch(0, [], [])
@@ -85,6 +89,7 @@ class Reaper:
                 batch.due_ms = now_ms + self._message_ms
         if not unreachable.isdisjoint(self._members):
             self._leaving.clear()
+            self._on_their_way.clear()
             self._question = None
         elif self._question is None and not self._reaping:
             effects += self._ask(now_ms)
@@ -94,22 +99,28 @@ class Reaper:
         """A member said what it holds."""
         if question is not self._question:
             return []
+        if len(answer.same) != len(self._same):
+            self.on_refused(question)
+            return []
         self._unheard.discard(node)
         self._same = [a and b for a, b in zip(self._same, answer.same, strict=True)]
         if self._unheard:
             return []
         self._question = None
         agreed = self._agreed()
+        self._forget(self._asked)
         if self._asked.is_confirmed:
             return self._reap(agreed)
         if agreed.keys:
             self._leaving.append(agreed)
+            self._on_their_way.update(agreed.keys)
         return []
 
     def on_refused(self, question: Confirm) -> None:
         """A member did not say: nothing is known of these keys for now."""
         if question is self._question:
             self._question = None
+            self._forget(self._asked)
 
     def on_reaped(self, node: bytes) -> None:
         """An owner has let go, or did not answer; what it kept it will give back."""
@@ -131,48 +142,55 @@ class Reaper:
         effects: list[Effect] = []
         looked = effort = 0
         while looked < KEYS_A_TICK and effort < EFFORT_A_TICK:
-            partition, keys = next(self._slices)
+            partition, keys = self._rest or next(self._slices)
+            if partition != self._found.partition or not keys:
+                self._leave(partition)
             if not keys:
                 break
-            looked += len(keys)
-            effort = self._look_at(partition, keys, wall_ms, effort, effects)
+            done, effort = self._look_at(partition, keys, wall_ms, effort, effects)
+            looked += done
+            self._rest = (partition, keys[done:]) if done < len(keys) else None
         return effects
 
     def _look_at(
         self, partition: int, keys: list[bytes], wall_ms: int, effort: int, effects: list[Effect]
-    ) -> int:
+    ) -> tuple[int, int]:
+        """Look at keys of a slice, one at least: at how many, and the effort with theirs."""
         of = self._replica.maps[partition]
         leads = self._ring.owners(partition)[0] == self._replica.node
         purged: dict[bytes, bytes] = {}
-        found = Batch(partition, [], [])
+        done = 0
         for key in keys:
+            if effort >= EFFORT_A_TICK:
+                break
+            done += 1
             state = of.get(key)
-            if state is None or is_alive(state) or effort >= EFFORT_A_TICK:
+            if state is None or is_alive(state):
                 continue
             effort += EFFORT_A_KEY + len(state)
             less = hide_expired(state, wall_ms - self._purge_ms)
             if less != state:
                 purged[key] = less
-            elif leads and self._may_leave(state, wall_ms):
-                found.keys.append(key)
-                found.digests.append(digest(state))
+            elif leads and key not in self._on_their_way:
+                if may_leave(decode(state), wall_ms - self._grace_ms):
+                    self._found.keys.append(key)
+                    self._found.digests.append(digest(state))
         if purged:
             effects += purge(self._replica, partition, purged)
-        if found.keys and len(self._leaving) < BATCHES and not self._knows(found):
-            self._leaving.append(found)
-        return effort
+        if len(self._found.keys) >= KEYS_A_BATCH:
+            self._leave(partition)
+        return done, effort
 
-    def _may_leave(self, state: bytes, wall_ms: int) -> bool:
-        held, limit_ms = decode(state), wall_ms - self._grace_ms
-        if since_ms := dead_since_ms(held):
-            return since_ms <= limit_ms
-        return bool(idle_writers(held)) and last_change_ms(held) <= limit_ms
+    def _leave(self, following: int) -> None:
+        """What was found of a partition is a batch; the next one is of partition `following`."""
+        if self._found.keys and len(self._leaving) < BATCHES:
+            self._leaving.append(self._found)
+            self._on_their_way.update(self._found.keys)
+        self._found = Batch(following, [], [])
 
-    def _knows(self, batch: Batch) -> bool:
-        """True if keys of that slice are on their way already."""
-        asked = [self._asked] if self._question is not None else []
-        same = [one for one in self._leaving + asked if one.partition == batch.partition]
-        return any(not set(one.keys).isdisjoint(batch.keys) for one in same)
+    def _forget(self, batch: Batch) -> None:
+        """The batch is on its way no more: its keys may be found again."""
+        self._on_their_way.difference_update(batch.keys)
 
     # ---- asking
 
@@ -198,18 +216,18 @@ class Reaper:
     def _reap(self, batch: Batch) -> list[Effect]:
         """Tell the owners to let go of what was so twice, and is so still."""
         of = self._replica.maps[batch.partition]
-        keys: list[bytes] = []
-        digests: list[bytes] = []
+        told = Batch(batch.partition, [], [])
         writers: list[bytes | None] = []
         for key, known in zip(batch.keys, batch.digests, strict=True):
-            held = decode(of[key]) if key in of else None
-            if held is not None:
-                keys.append(key)
-                digests.append(known)
+            # What to let go of is read from the state that was asked about, and from no newer one.
+            if key in of and digest(of[key]) == known:
+                held = decode(of[key])
+                told.keys.append(key)
+                told.digests.append(known)
                 writers.append(None if dead_since_ms(held) else b"".join(idle_writers(held)))
-        if not keys:
+        if not told.keys:
             return []
         owners = self._ring.owners(batch.partition)
         self._reaping = set(owners)
-        message = Reap(keys, [batch.partition] * len(keys), digests, writers)
+        message = Reap(told.keys, [batch.partition] * len(told.keys), told.digests, writers)
         return [Send(owner, message) for owner in owners]

@@ -54,6 +54,16 @@ def dead_since_ms(state: State) -> int:
     return max(ends) if ends and all(ends) else 0
 
 
+def may_leave(state: State, limit_ms: int) -> bool:
+    """True if nothing of it has lived, or none of it has changed, since `limit_ms`.
+
+    Then it may leave as a whole, or its idle writers may.
+    """
+    if since_ms := dead_since_ms(state):
+        return since_ms <= limit_ms
+    return bool(idle_writers(state)) and last_change_ms(state) <= limit_ms
+
+
 def idle_writers(state: State) -> tuple[bytes, ...]:
     """The clock's writers that have no version here: what they wrote was replaced."""
     used = {version.dot.writer for version in state.versions}

@@ -58,7 +58,8 @@ class Times:
     def message_s(self) -> float:
         """After so long nothing is under way any more that was begun before.
 
-        An operation lives for a time-out and lingers, and what it sends at its end may as well.
+        An operation ends, and all it sent, at most two lingers after its time-out; the rest is for
+        clocks that run at different speeds.
         """
         return 2 * (self.timeout_max_s + self.linger_s)
 

@@ -159,8 +159,30 @@ def test_a_get_repairs_when_its_linger_ends() -> None:
     first, second, _ = ask(at, GET)
     reply(at, first, Fetched([None]))
     reply(at, second, Fetched([HELD]))
-    (repair,) = at.on_tick(5.0, WALL)
+    (repair,) = at.on_tick(3.0, WALL)
     assert repair.node == first.node and at.in_flight == 0
+
+
+def test_a_coordinator_that_was_stopped_for_long_sends_nothing_more() -> None:
+    """What it knows may be forgotten elsewhere since: a tombstone that was reaped (rule 12)."""
+    at = coordinator(times=Times(linger_s=2.0))
+    first, second, _ = ask(at, GET)
+    reply(at, first, Fetched([None]))
+    reply(at, second, Fetched([HELD]))
+    assert at.on_tick(5.0, WALL) == [] and at.in_flight == 0
+    (mint,) = ask(at, put_of(keys=[b"k"]), now=10.0)
+    assert len(reply(at, mint, MINTED, now=10.9)) == 2
+    (mint,) = ask(at, put_of(keys=[b"k"]), now=20.0)
+    assert reply(at, mint, MINTED, now=10_000.0) == []
+
+
+def test_what_it_sends_is_done_before_the_operations_end_or_not_at_all() -> None:
+    at = coordinator(times=Times(linger_s=2.0))
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    second, third = reply(at, mint, MINTED)
+    assert to_client(reply(at, second, Merged(), now=0.9))
+    (stand_in,) = at.on_failure(third.call, True, 2.8, WALL)
+    assert 0 < stand_in.timeout_s <= 1.0 + 2 * 2.0 - 2.8
 
 
 def test_a_straggler_after_a_time_out_is_heard_until_the_linger_ends() -> None:

@@ -137,6 +137,7 @@ def test_an_answer_to_an_older_question_is_not_taken_for_one_to_the_newer() -> N
 
 
 def confirm(at: Node, held: bytes, key: bytes = b"k") -> Any:
+    at.on_tick(0, LATE, frozenset(RING.owners(0)))
     out = at.on_request("a", Confirm([key], [0], [digest(held)]), 0, 0, 0)
     (answer,) = [e.message for e in out + at.on_synced(99) if isinstance(e, Answer)]
     return answer.same
@@ -162,8 +163,36 @@ def test_another_member_confirms_that_it_holds_nothing() -> None:
     assert confirm(node(D, k=TOMBSTONE), TOMBSTONE) == [False]
 
 
+def test_an_owner_by_whose_clock_it_is_too_young_does_not_confirm() -> None:
+    at = node(B, k=TOMBSTONE)
+    at.on_tick(0, LATE - 1, NOBODY)
+    (answer,) = at.on_request("a", Confirm([b"k"], [0], [digest(TOMBSTONE)]), 0, 0, 0)
+    assert answer.message.same == [False]
+
+
+def test_what_changes_while_the_last_answers_come_is_not_reaped() -> None:
+    """Here at the one who asks: the others still hold what they confirmed, and may lose nothing."""
+    live = version(dot("a", 5), b"v")
+    held = state(live, also_seen=[dot("b", 1)])
+    at = node(k=held)
+    answered(at, questions(at.on_tick(0, LATE, NOBODY)))
+    at.on_tick(0, LATE, NOBODY)
+    second = questions(at.on_tick(MESSAGE_MS, LATE, NOBODY))
+    deleted = state(version(dot("a", 6), None), also_seen=[dot("a", 5), dot("b", 1)])
+    at.on_request("co", Merge([b"k"], [0], [deleted]), 0, 0, 0)
+    assert answered(at, second) == []
+
+
+def test_a_member_that_answers_about_other_keys_is_not_understood() -> None:
+    at = node(k=TOMBSTONE)
+    first = questions(at.on_tick(0, LATE, NOBODY))
+    assert at.on_peer(B, first[B], Confirmed([])) == []
+    assert questions(at.on_tick(1, LATE, NOBODY))
+
+
 def test_a_confirmation_waits_for_the_fsync_of_what_it_speaks_of() -> None:
     at = node(B)
+    at.on_tick(0, LATE, NOBODY)
     at.on_request("co", Merge([b"k"], [0], [TOMBSTONE]), 0, 0, 0)
     question = Confirm([b"k"], [0], [digest(TOMBSTONE)])
     assert at.on_request("a", question, 0, 0, 0) == []
@@ -242,6 +271,44 @@ def test_a_tick_does_a_bounded_part_and_the_ticks_together_all() -> None:
         out = at.on_tick(0, 5_000 + HOUR_MS, NOBODY)
         shares.append(sum(len(e.keys) for e in out if isinstance(e, Persist)))
     assert sum(shares) == 20 and max(shares) <= 5
+
+
+def test_what_is_passed_by_for_now_is_looked_at_by_the_next_tick() -> None:
+    """Large values that live long come first in each round, and must not hide what is behind."""
+    lives = version(dot("a", 1), b"v" * (EFFORT_A_TICK // 16))._replace(expiry_ms=1 << 50)
+    held = {f"a{i:02}": state(lives) for i in range(20)}
+    expired = state(version(dot("b", 1), b"v" * 100)._replace(expiry_ms=5_000))
+    held |= {f"b{i:02}": expired for i in range(20)}
+    at = node(B, **held)
+    purged = 0
+    for _ in range(6):
+        out = at.on_tick(0, 5_000 + HOUR_MS, NOBODY)
+        purged += sum(len(e.keys) for e in out if isinstance(e, Persist))
+    assert purged == 20
+
+
+def test_few_dead_keys_among_many_are_asked_about_together() -> None:
+    alive = state(version(dot("a", 1), b"v"))
+    held = {f"k{i}": TOMBSTONE if i % 50 == 0 else alive for i in range(8 * KEYS_A_SLICE)}
+    at = node(**held)
+    (question,) = set(map(id, questions(at.on_tick(0, LATE, NOBODY)).values()))
+    assert question
+    (asked, *_) = questions(at.on_tick(1, LATE, frozenset())).values() or [None]
+    batch = at.reaper._asked
+    assert len(batch.keys) == 8 and asked is None
+
+
+def test_an_own_life_that_becomes_the_newest_by_a_reap_is_not_resumed() -> None:
+    """An old backup brought life 1 back; life 2 leaves the clock; (life 1, 2) was used long ago."""
+    live = version(dot("b", 1), b"v")
+    held = state(live, also_seen=[dot("a", 1, life=1), dot("a", 1, life=2)])
+    at = node(k=held)
+    assert [at.replica.lives.next_life()[-1] for _ in range(2)] == [1, 2]  # both were begun here
+    writers = writer("a", life=2)
+    told = Reap([b"k"], [0], [digest(held)], [writers])
+    at.on_request("a", told, 0, 0, 0)
+    left = at.replica.maps[0][b"k"]
+    assert at.replica.lives.next_dot(b"k", left).writer not in (writer("a"), writers)
 
 
 def test_many_dead_keys_all_leave() -> None:
