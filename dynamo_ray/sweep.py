@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from itertools import pairwise
 from typing import Any
 
 from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.kinds import COPIED, COPY, SCAN, SCANNED
+from dynamo_ray.core.pages import leads_on
 from dynamo_ray.core.sweep import Ask, Effect, Page, Rows, Sweep, Swept
 from dynamo_ray.errors import UnavailableError
 from dynamo_ray.session import Session
@@ -163,8 +163,7 @@ def _page_of(kind: int, fields: list[Any], after: bytes) -> Page | None:
         else:
             return None
         last = len(keys) < size
-        leads_on = keys[0] > after if keys else last
+        fits = len(states) == len(keys) and leads_on(after, keys) and (keys or last)
     except (TypeError, ValueError):
         return None
-    fits = len(states) == len(keys) and all(a < b for a, b in pairwise(keys))
-    return Page(keys, states, last, bool(complete)) if fits and leads_on else None
+    return Page(keys, states, last, bool(complete)) if fits else None

@@ -27,7 +27,7 @@ from dynamo_ray.core.messages import (
     Refused,
 )
 from dynamo_ray.core.mint import PUT_ID_BYTES
-from dynamo_ray.core.upkeep import Confirm, Confirmed, Copied, Copy, Reap
+from dynamo_ray.core.upkeep import Confirm, Confirmed, Copied, Copy, Reap, Scan, Scanned
 
 TTL_MAX_MS = 100 * 366 * 24 * 3600 * 1000
 _CLASSES: tuple[Any, ...] = (
@@ -37,11 +37,13 @@ _CLASSES: tuple[Any, ...] = (
     Confirm,
     Reap,
     Copy,
+    Scan,
     Minted,
     Merged,
     Fetched,
     Confirmed,
     Copied,
+    Scanned,
     Refused,
     ClientPut,
     ClientGet,

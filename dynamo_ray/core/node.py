@@ -28,13 +28,13 @@ from dynamo_ray.core.messages import (
     Reply,
     Send,
 )
-from dynamo_ray.core.pages import page_of
+from dynamo_ray.core.pages import Pages
 from dynamo_ray.core.reap import Reaper
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.unlogged import Unlogged
-from dynamo_ray.core.upkeep import Confirm, Confirmed, Copy, Reap
+from dynamo_ray.core.upkeep import Confirm, Confirmed, Copy, Reap, Scan
 from dynamo_ray.core.values import value
 
 EXPIRED = Refused(Code.EXPIRED, "the request came too late and was not done")
@@ -78,7 +78,7 @@ class Node:
         self._level = settings.durability
         self._grace_ms = int(settings.times.grace_s * 1000)
         self._wall_ms = 0  # at the last tick, for what may be a little old
-        self._batch_bytes = settings.limits.batch_bytes
+        self._pages = Pages(replica, settings.limits.batch_bytes)
         self._timeout_max_ms = int((settings.times.timeout_max_s + settings.times.linger_s) * 1000)
         self._waiting: list[Reply] = []
         self._appended = 0
@@ -104,8 +104,8 @@ class Node:
             return self._take(self.replica.on_fetch(to, message))
         if isinstance(message, Merge):
             return self._take(self.replica.on_merge(to, message))
-        if isinstance(message, Copy):
-            return self._take([page_of(self.replica, to, message, self._batch_bytes)])
+        if isinstance(message, Copy | Scan):
+            return self._take([self._pages.page(to, message)])
         return self._take(self._of_reaping(to, message))
 
     def on_appended(self, position: int) -> list[Out]:

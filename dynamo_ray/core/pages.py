@@ -1,35 +1,80 @@
-"""A page of a partition: what one node copies from another, in the order of the keys.
+"""Pages of a partition, in the order of the keys: what whoever reads all of it is given.
 
 Whoever asks begins after b"" and goes on after the last key of each page, until a page is shorter
-than its size. States may change meanwhile: what is read is each key as it was when its page was
-made, which is enough for whoever merges it. Like every answer a page waits for the log up to what
-it shows (rule 1); a key that is written all the time delays it and does not stop it.
+than its size. A partition is sorted once for a reading, at its first page. What comes meanwhile may
+be missing, and states may change: what is read is each key as it was when its page was made, which
+is enough for whoever merges it. Like every answer a page waits for the log up to what it shows
+(rule 1); a key that is written all the time delays it and does not stop it.
 """
 
 from __future__ import annotations
 
-from heapq import nsmallest
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from dynamo_ray.core.messages import Reply
 from dynamo_ray.core.replica import Replica
-from dynamo_ray.core.upkeep import Copied, Copy
+from dynamo_ray.core.upkeep import Copied, Copy, Scan, Scanned
 
-PAGE_KEYS = 200
+COPY_KEYS = 200
+SCAN_KEYS = 2000
+READINGS = 8
 
 
-def page_of(replica: Replica, to: Any, message: Copy, bytes_most: int) -> Reply:
-    """The page that `message` asks for: bounded in keys and bytes, and at least one key."""
-    partition, after = message.partition, message.after
-    held = replica.maps[partition]
-    keys = nsmallest(PAGE_KEYS, (key for key in held if key > after))
-    fits = _fitting(held, keys, bytes_most)
-    # A page that was cut says so: it is as long as a page is, and more follows.
-    size = PAGE_KEYS if fits == len(keys) else fits
-    keys = keys[:fits]
-    complete = partition not in replica.doubted
-    page = Copied(keys, [held[key] for key in keys], size, complete)
-    return Reply(to, page, replica.queue.shown_at(keys))
+class Pages:
+    """The partitions of a node that are being read, each with its keys in order."""
+
+    def __init__(self, replica: Replica, bytes_most: int) -> None:
+        self._replica = replica
+        self._bytes_most = bytes_most
+        self._sorted: dict[int, list[bytes]] = {}
+
+    def page(self, to: Any, message: Copy | Scan) -> Reply:
+        """The page that is asked for: bounded in keys, with states in bytes, at least one key."""
+        if isinstance(message, Scan):
+            return self._scanned(to, message)
+        partition = message.partition
+        held = self._replica.maps[partition]
+        keys = self._keys_after(partition, message.after, COPY_KEYS)
+        fits = _fitting(held, keys, self._bytes_most)
+        # A page that was cut says so: it is as long as a page is, and more follows.
+        size = COPY_KEYS if fits == len(keys) else fits
+        keys = keys[:fits]
+        page = Copied(keys, [held[key] for key in keys], size, self._is_complete(partition))
+        return Reply(to, page, self._replica.queue.shown_at(keys))
+
+    def _scanned(self, to: Any, message: Scan) -> Reply:
+        keys = self._keys_after(message.partition, message.after, SCAN_KEYS)
+        page = Scanned(keys, SCAN_KEYS, self._is_complete(message.partition))
+        return Reply(to, page, self._replica.queue.shown_at(keys))
+
+    def _is_complete(self, partition: int) -> bool:
+        return partition not in self._replica.doubted
+
+    def _keys_after(self, partition: int, after: bytes, most: int) -> list[bytes]:
+        """The next keys that are still held; their order is kept until the last of them."""
+        held = self._replica.maps[partition]
+        in_order = self._sorted.pop(partition, None) if after else None
+        if in_order is None:
+            in_order = sorted(held)
+        keys: list[bytes] = []
+        at = bisect_right(in_order, after)
+        while at < len(in_order) and len(keys) < most:
+            if in_order[at] in held:
+                keys.append(in_order[at])
+            at += 1
+        if at < len(in_order):
+            self._sorted[partition] = in_order
+            if len(self._sorted) > READINGS:
+                self._sorted.pop(next(iter(self._sorted)))
+        return keys
+
+
+def leads_on(after: bytes, keys: Sequence[bytes]) -> bool:
+    """True if the keys of a page follow on `after`; one that errs must not lead in a circle."""
+    return all(before < key for before, key in pairwise([after, *keys]))
 
 
 def _fitting(held: dict[bytes, bytes], keys: list[bytes], most: int) -> int:

@@ -23,9 +23,9 @@ now (rule 11). A few partitions are compared at a time, each with one page in fl
 from __future__ import annotations
 
 from collections import deque
-from itertools import pairwise
 
 from dynamo_ray.core.messages import Merge
+from dynamo_ray.core.pages import leads_on
 from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.upkeep import Copied, Copy
 from dynamo_ray.core.values import value
@@ -124,7 +124,8 @@ class Rebuild:
         if current is None:
             return []
         was_merged = node in current.merged
-        if not _is_page(asked, page) or (was_merged and not page.complete):
+        fits = leads_on(asked.after, page.keys) and len(page.keys) == len(page.states)
+        if not fits or (was_merged and not page.complete):
             return self._go_on(partition, current)
         current.complete = current.complete and page.complete
         current.is_last = len(page.keys) < page.size or not page.keys
@@ -213,9 +214,3 @@ class Rebuild:
 
     def _others(self, partition: int) -> list[bytes]:
         return [node for node in self._ring.owners(partition) if node != self._me]
-
-
-def _is_page(asked: Copy, page: Copied) -> bool:
-    """A page leads on from what was asked; a peer that errs must not lead round in a circle."""
-    follows = all(before < key for before, key in pairwise([asked.after, *page.keys]))
-    return follows and len(page.keys) == len(page.states)

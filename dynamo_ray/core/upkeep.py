@@ -1,7 +1,7 @@
 """What storage nodes ask each other beside the data path, to keep what they hold in order.
 
 Confirm, Reap      before anything is let go of (core/reap.py)    answered Confirmed, Merged
-Copy               a page of a partition (core/pages.py)          answered Copied
+Copy, Scan         a page of a partition (core/pages.py)          answered Copied, Scanned
 """
 
 from __future__ import annotations
@@ -46,6 +46,15 @@ class Copy:
 
 
 @value
+class Scan:
+    """As Copy, without the states."""
+
+    KIND: ClassVar[int] = 36
+    partition: int
+    after: bytes
+
+
+@value
 class Confirmed:
     """Per key of a Confirm the answer, and what made it true is fsynced."""
 
@@ -63,5 +72,15 @@ class Copied:
     KIND: ClassVar[int] = 39
     keys: Sequence[bytes]
     states: Sequence[bytes]
+    size: int
+    complete: bool
+
+
+@value
+class Scanned:
+    """As Copied, without the states."""
+
+    KIND: ClassVar[int] = 37
+    keys: Sequence[bytes]
     size: int
     complete: bool

@@ -14,18 +14,17 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable
-from heapq import nsmallest
 from typing import Any
 
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
-from dynamo_ray.core.kinds import COPY, SCAN, SCANNED
+from dynamo_ray.core.kinds import COPY, SCAN
 from dynamo_ray.core.membership import NODE_ROLE, Fact, View
 from dynamo_ray.core.messages import Code, Fetch, Merge, Mint, Persist, Refused, Renew
 from dynamo_ray.core.node import Answer, Node, Out
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member as RingMember
-from dynamo_ray.core.upkeep import Confirm, Copy, Reap
+from dynamo_ray.core.upkeep import Confirm, Copy, Reap, Scan
 from dynamo_ray.server.member import Member, monotonic_ms, reply_to, wall_ms
 from dynamo_ray.server.proving import Proving
 from dynamo_ray.server.recovering import Recovering
@@ -36,7 +35,6 @@ from dynamo_ray.wire.errors import Failure, PortInUseError
 from dynamo_ray.wire.handshake import Identity
 from dynamo_ray.wire.keys import PEER
 
-SCAN_KEYS = 2000
 INLINE_BYTES = 1024 * 1024
 RENEW_EVERY_S = 1.0
 LOG_POLL_S = 0.001
@@ -100,16 +98,12 @@ class NodeServer(Member):
     def _list(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
         """A page of a partition's keys, or of keys and states."""
         partition, after = fields if len(fields) == 2 else (None, None)
-        maps = self.node.replica.maps
-        if type(partition) is not int or not 0 <= partition < len(maps) or type(after) is not bytes:
+        known = range(self.ring.partitions)
+        if type(partition) is not int or partition not in known or type(after) is not bytes:
             refused = Refused(Code.BAD_REQUEST, "which keys of which partition?")
             reply_to(connection, call, Refused.KIND, to_fields(refused))
-        elif kind == SCAN:
-            complete = partition not in self.node.replica.doubted
-            page = nsmallest(SCAN_KEYS, (key for key in maps[partition] if key > after))
-            reply_to(connection, call, SCANNED, (page, SCAN_KEYS, complete))
         else:
-            self.take_in((connection, call), Copy(partition, after))
+            self.take_in((connection, call), (Copy if kind == COPY else Scan)(partition, after))
 
     def take_in(self, to: Any, message: Any) -> None:
         """A request that hangs on no clock and no ring; `to` is a connection and a call."""

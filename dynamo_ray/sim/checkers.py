@@ -16,6 +16,7 @@ from dynamo_ray.core.clock import Clock, Dot
 from dynamo_ray.core.context import CLOCK_AT
 from dynamo_ray.core.merge import merge
 from dynamo_ray.core.mint import CONCURRENT
+from dynamo_ray.core.remains import dead_since_ms
 from dynamo_ray.core.version import Kind, Version, hide_expired, purged
 from dynamo_ray.sim.history import FAILED, OK, History, Minted, Read, Reaped, Write, decode
 from dynamo_ray.sim.world import EPOCH_MS, MILLISECOND
@@ -47,8 +48,12 @@ class KeyTruth:
 
     def let_go(self, until: int) -> set[Dot]:
         """The dead versions that a node had let go of by then, and what they had replaced."""
-        gone = [decode(one.before) for one in self.reaped if one.at <= until and one.after is None]
-        return self.closure(version.dot for state in gone for version in state.versions)
+        found: set[Dot] = set()
+        for one in self.reaped:
+            gone = decode(one.before)
+            if one.at <= until and one.after is None and 0 < dead_since_ms(gone) <= one.limit_ms:
+                found |= self.closure(version.dot for version in gone.versions)
+        return found
 
     def forgettable(self) -> set[Dot]:
         """What a clock may have forgotten: all that a state had seen before a reap."""

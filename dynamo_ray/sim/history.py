@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from dynamo_ray.core.clock import Clock, Dot
 from dynamo_ray.core.mint import CONCURRENT
-from dynamo_ray.core.remains import dead_since_ms
+from dynamo_ray.core.remains import dead_since_ms, may_leave
 from dynamo_ray.core.version import State, Version, purged
 from dynamo_ray.core.version import decode as _decode
 
@@ -95,12 +95,16 @@ class Minted(NamedTuple):
 
 
 class Reaped(NamedTuple):
-    """A node let go of a dead key, or of its clock's old entries: when, and what it had been."""
+    """A node let go of a dead key, or of its clock's old entries: when, and what it had been.
+
+    By its own clock what had ended or changed after `limit_ms` was younger than the grace.
+    """
 
     at: int
     node: str
     before: bytes
     after: bytes | None
+    limit_ms: int
 
 
 class Breach(NamedTuple):
@@ -203,8 +207,11 @@ class History:
         self.reaped.setdefault(key, []).append(reaped)
         gone = decode(reaped.before)
         dead = {version.dot for version in gone.versions}
-        if reaped.after is None and not dead_since_ms(gone):
-            self.breach("reap", reaped.at, f"{reaped.node} reaped {key!r}, which is alive")
+        if not may_leave(gone, reaped.limit_ms) or (
+            reaped.after is None and not dead_since_ms(gone)
+        ):
+            text = f"{reaped.node} reaped {key!r}, which is alive or too young"
+            self.breach("reap", reaped.at, text)
         for name, state in others.items():
             old = [v.dot for v in decode(state).versions if v.dot not in dead]
             if any(gone.clock.covers(dot) for dot in old):

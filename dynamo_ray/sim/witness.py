@@ -71,7 +71,8 @@ class Witness:
         if held is not None and row.partition in node.replica.owned and _is_less(held, row.state):
             peers = node.peers.values()
             others = {p.name: p.logged[row.key] for p in peers if row.key in p.logged}
-            reaped = Reaped(node.world.now, node.name, held, row.state)
+            limit_ms = node.wall_ms - int(node.settings.times.grace_s * 1000)
+            reaped = Reaped(node.world.now, node.name, held, row.state, limit_ms)
             node.history.on_reaped(row.key, reaped, others)
         if row.state is None:
             node.logged.pop(row.key, None)

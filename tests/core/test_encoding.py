@@ -26,7 +26,7 @@ from dynamo_ray.core.messages import (
     PutDone,
     Refused,
 )
-from dynamo_ray.core.upkeep import Confirm, Confirmed, Copied, Copy, Reap
+from dynamo_ray.core.upkeep import Confirm, Confirmed, Copied, Copy, Reap, Scan, Scanned
 
 ID = b"i" * 16
 PUT = ClientPut([b"k"], [b"v"], [None], [ID], [0], 0, False)
@@ -43,6 +43,8 @@ MESSAGES: list[Any] = [
     Confirmed([True, False]),
     Refused(Code.OVERLOADED, "busy"),
     Copy(1, b"after"),
+    Scan(3, b"k"),
+    Scanned([b"k"], 2000, True),
     Copied([b"k"], [b"s"], 200, True),
     PUT,
     GET,

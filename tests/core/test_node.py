@@ -20,7 +20,7 @@ from dynamo_ray.core.messages import (
     Renew,
 )
 from dynamo_ray.core.node import Answer, Node, ToPeer
-from dynamo_ray.core.pages import PAGE_KEYS
+from dynamo_ray.core.pages import COPY_KEYS
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member, Ring
 from dynamo_ray.core.settings import Settings
@@ -264,15 +264,15 @@ def test_a_page_waits_for_the_log_up_to_what_it_shows() -> None:
     (record,) = ask(at, merge_of(b"k", HELD))
     assert copy_of(at) == []
     out = at.on_appended(record.position)
-    assert answers(out) == [Merged(), Copied([b"k"], [HELD], PAGE_KEYS, True)]
+    assert answers(out) == [Merged(), Copied([b"k"], [HELD], COPY_KEYS, True)]
 
 
 def test_pages_follow_each_other_in_the_order_of_keys() -> None:
     at = node("memory")
-    keys = [b"%04d" % i for i in range(PAGE_KEYS + 1)]
+    keys = [b"%04d" % i for i in range(COPY_KEYS + 1)]
     at.replica.maps[OWNED].update(dict.fromkeys(reversed(keys), HELD))
     (first,) = answers(copy_of(at))
-    assert (list(first.keys), first.size) == (keys[:-1], PAGE_KEYS)
+    assert (list(first.keys), first.size) == (keys[:-1], COPY_KEYS)
     (last,) = answers(copy_of(at, first.keys[-1]))
     assert list(last.keys) == keys[-1:] and last.size > 1
 

@@ -15,7 +15,7 @@ import pytest
 from dynamo_ray.core.encoding import to_fields
 from dynamo_ray.core.kinds import COPIED, COPY, SCAN, WHERE
 from dynamo_ray.core.messages import Code, Fetch, Merge, Mint, Minted, Refused
-from dynamo_ray.core.pages import PAGE_KEYS
+from dynamo_ray.core.pages import COPY_KEYS
 from dynamo_ray.core.ring import partition_of
 from dynamo_ray.core.settings import settings_from
 from dynamo_ray.errors import OverloadedError
@@ -69,12 +69,12 @@ def test_a_client_may_ask_a_node_for_nothing_but_pages_of_a_partition(tmp_path: 
             state = cluster.states_of(KEY)[owner]
             assert state is not None
             page = await client.request(COPY, (mint.partitions[0], b""), 2.0)
-            assert page == (COPIED, [[KEY], [state], PAGE_KEYS, True])
+            assert page == (COPIED, [[KEY], [state], COPY_KEYS, True])
             for name in set(cluster.nodes) - {owner}:
                 await cluster.kill_node(name)  # or it would soon be compared, and sure again
             node.node.replica.doubted |= {mint.partitions[0]}
             page = await client.request(COPY, (mint.partitions[0], b""), 2.0)
-            assert page == (COPIED, [[KEY], [state], PAGE_KEYS, False])
+            assert page == (COPIED, [[KEY], [state], COPY_KEYS, False])
             client.close()
             peer.close()
 

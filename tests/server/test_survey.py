@@ -111,7 +111,7 @@ def test_scan_finds_every_key_once(tmp_path: Path) -> None:
 def test_scan_pages_through_a_large_partition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dynamo_ray.server.node.SCAN_KEYS", 7)
+    monkeypatch.setattr("dynamo_ray.core.pages.SCAN_KEYS", 7)
 
     async def story() -> None:
         async with Loopback(tmp_path, nodes=3, coordinators=1) as cluster:

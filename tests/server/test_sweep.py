@@ -43,7 +43,7 @@ async def read_all(cluster: Loopback) -> dict[bytes, bytes]:
 def test_states_are_read_in_pages_and_are_what_the_nodes_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "PAGE_KEYS", 7)
+    monkeypatch.setattr(pages, "COPY_KEYS", 7)
 
     async def story() -> None:
         async with Loopback(tmp_path, settings=Settings(partitions=4)) as cluster:

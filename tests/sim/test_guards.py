@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from dynamo_ray.core import (
+    coordinator,
     forget,
     get,
     hints,
@@ -32,10 +33,19 @@ from dynamo_ray.core import merge as merging
 from dynamo_ray.core.attempts import Attempts
 from dynamo_ray.core.messages import Code, Fetched, Merge, Mint
 from dynamo_ray.core.plain import Plain
+from dynamo_ray.core.remains import may_leave
 from dynamo_ray.core.unlogged import Unlogged
 from dynamo_ray.core.unpersisted import Unpersisted
 from dynamo_ray.core.upkeep import Confirm, Copied, Copy, Reap
-from dynamo_ray.core.version import MalformedStateError, State, clock_of, decode, encode, is_expired
+from dynamo_ray.core.version import (
+    MalformedStateError,
+    State,
+    clock_of,
+    decode,
+    encode,
+    hide_expired,
+    is_expired,
+)
 from dynamo_ray.sim import journal, nodes
 from dynamo_ray.sim.faults import Fault
 from dynamo_ray.sim.network import Weather
@@ -245,11 +255,12 @@ def stand_in_goes_too(roles: Roles) -> list[Fault]:
     return [*missed_by_one(roles)[:3], down(roles[3], 620, 2500), down(roles[3], 3520, 2500)]
 
 
-def told_late(roles: Roles) -> list[Fault]:
-    """What the first owner tells the second after its questions is under way for a while."""
+def coordinators_stop(roles: Roles) -> list[Fault]:
+    """With what they have read and not yet given back, and for longer than the grace."""
     return [
-        Fault("cut", roles[0], for_us=140 * MS, other=roles[1], after=(roles[1], "Confirm", count))
-        for count in range(2, 9)
+        point("pause", name, name, event, count, 2600)
+        for name in ("c1", "c2")
+        for event, count in (("Fetched", 2), ("Fetched", 8), ("Minted", 3))
     ]
 
 
@@ -545,6 +556,37 @@ def the_absent_not_asked(patch: Patch) -> None:
     patch.setattr(reap.Reaper, "on_tick", on_tick)
 
 
+def young_enough(patch: Patch) -> None:
+    for module in (reap, forget):
+        patch.setattr(module, "may_leave", lambda state, limit_ms: may_leave(state, 1 << 62))
+
+
+def whatever_it_is_by_now(patch: Patch) -> None:
+    class Same(bytes):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = bytes.__hash__
+
+    def tell(self: reap.Reaper, batch: reap.Batch) -> object:
+        with pytest.MonkeyPatch.context() as inside:
+            inside.setattr(reap, "digest", lambda state: Same())
+            return whole(self, batch)
+
+    whole = reap.Reaper._reap
+    patch.setattr(reap.Reaper, "_reap", tell)
+
+
+def operations_never_end(patch: Patch) -> None:
+    patch.setattr(coordinator.Operation, "end", property(lambda self: 1e9, lambda *_: None))
+
+
+def purged_too_soon(patch: Patch) -> None:
+    patch.setattr(
+        reap, "hide_expired", lambda state, now_ms: hide_expired(state, now_ms + 1_000_000)
+    )
+
+
 def asked_once(patch: Patch) -> None:
     def agreed(self: reap.Reaper) -> reap.Batch:
         self._asked.is_confirmed = True
@@ -580,6 +622,17 @@ REAPING = replace(
 )
 # The hot key goes on living, and its clock forgets.
 PRUNING = replace(REAPING, delete_share=0.0)
+# Many keys, each at rest for a while and then touched, and every message takes its time.
+BUSY = replace(
+    REAPING,
+    keys=6,
+    styles=("mixed",) * 6,
+    clients=4,
+    operations=30,
+    think_us=150 * MS,
+    ttl_share=0.5,
+    weather=Weather(delay_us=30 * MS),
+)
 SLOW = Weather(slow_share=0.2, slow_us=290 * MS, notice_us=1 * MS)
 REAL = replace(STRICT, real_storage=True)
 REAL_SYNCED = replace(REAL, durability="synced", sync_us=20 * MS, partitions=1, delete_share=0.0)
@@ -808,10 +861,9 @@ GUARDS = (
         "12",
         "a reap is conditional",
         reaped_whatever_it_is_now,
-        replace(REAPING, think_us=700 * MS, operations=20, weather=Weather(kept_by_cut=1.0)),
-        told_late,
+        replace(BUSY, weather=Weather(delay_us=1000, tail_us=30 * MS)),
+        nothing,
         ("no_breach", "nothing_lost"),
-        seed=5,
     ),
     Guard(
         "12",
@@ -820,6 +872,32 @@ GUARDS = (
         replace(REAPING, weather=SLOW),
         nothing,
         ("no_breach", "nothing_revived", "copies_equal"),
+    ),
+    Guard(
+        "12",
+        "nothing younger than the grace",
+        young_enough,
+        replace(REAPING, grace_s=30.0, ttl_share=0.5),
+        nothing,
+        ("no_breach",),
+    ),
+    Guard(
+        "12",
+        "what was asked about, and nothing newer",
+        whatever_it_is_by_now,
+        BUSY,
+        nothing,
+        ("no_breach",),
+        seed=9,
+    ),
+    Guard(
+        "12",
+        "an operation has an end",
+        operations_never_end,
+        replace(REAPING, operations=12),
+        coordinators_stop,
+        ("nothing_revived", "no_breach"),
+        seed=162,
     ),
     Guard(
         "12",
@@ -844,6 +922,14 @@ GUARDS = (
         replace(THREE, ttl_share=0.9),
         nothing,
         ("siblings_sound",),
+    ),
+    Guard(
+        "13",
+        "its bytes stay for a while",
+        purged_too_soon,
+        replace(THREE, ttl_share=0.9, purge_s=0.05),
+        nothing,
+        ("expired_hidden", "no_breach"),
     ),
     Guard(
         "14",

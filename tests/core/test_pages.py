@@ -1,0 +1,71 @@
+"""Pages lead through a whole partition, whatever comes and goes meanwhile, and sort it once."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamo_ray.core import pages
+from dynamo_ray.core.pages import Pages, leads_on
+from dynamo_ray.core.replica import Replica
+from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.upkeep import Copy, Scan
+from tests.core.histories import dot, node_id, state, version
+
+HELD = state(version(dot("a", 1), b"v"))
+
+
+def of(*keys: bytes, partitions: int = 1) -> Pages:
+    maps: list[dict[bytes, bytes]] = [dict.fromkeys(keys, HELD) for _ in range(partitions)]
+    settings = Settings(partitions=partitions)
+    return Pages(Replica(node_id("a"), settings, maps, frozenset({0})), 1 << 20)
+
+
+_keys = st.sets(st.binary(min_size=1, max_size=3), max_size=40)
+
+
+@given(_keys, _keys, _keys, st.integers(1, 7), st.booleans())
+def test_all_that_was_there_from_first_to_last_is_read_once(
+    held: set[bytes], come: set[bytes], go: set[bytes], size: int, is_scan: bool
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "COPY_KEYS", size)
+        patch.setattr(pages, "SCAN_KEYS", size)
+        reading = of(*held)
+        of_partition = reading._replica.maps[0]
+        after, read = b"", list[bytes]()
+        while True:
+            page = reading.page("co", (Scan if is_scan else Copy)(0, after)).message
+            assert leads_on(after, page.keys) and page.complete
+            read += page.keys
+            if len(page.keys) < page.size:
+                break
+            after = page.keys[-1]
+            of_partition.update(dict.fromkeys(come, HELD))
+            for key in go:
+                of_partition.pop(key, None)
+    assert len(set(read)) == len(read)
+    assert held - go <= set(read) <= held | come
+
+
+def test_a_partition_is_sorted_once_for_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "COPY_KEYS", 10)
+    sorts = []
+    monkeypatch.setattr(
+        pages, "sorted", lambda keys: sorts.append(1) or sorted(keys), raising=False
+    )
+    reading = of(*(b"%03d" % i for i in range(100)))
+    after = b""
+    while page := reading.page("co", Copy(0, after)).message.keys:
+        after = page[-1]
+    assert len(sorts) <= 2 and not reading._sorted  # and once more to see that it has ended
+
+
+def test_few_readings_are_remembered() -> None:
+    keys = [b"%04d" % i for i in range(300)]
+    reading = of(*keys, partitions=20)
+    for partition in range(20):
+        reading.page("co", Copy(partition, b""))
+    assert len(reading._sorted) == pages.READINGS
+    assert reading.page("co", Copy(0, keys[199])).message.keys == keys[200:]
