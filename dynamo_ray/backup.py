@@ -1,7 +1,7 @@
 """Backups of a whole cluster: written while it serves, listed, verified (storage/archive.py).
 
 A backup promises what a Reader does (dynamo_ray/sweep.py): it holds every write that was
-acknowledged before it began, or there is none. Restoring is in restoring.py.
+acknowledged by W nodes before it began, or there is none. Restoring is in restoring.py.
 """
 
 from __future__ import annotations

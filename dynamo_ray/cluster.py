@@ -206,7 +206,7 @@ def status(addresses: Sequence[str], token: str) -> Status:
 def scan(addresses: Sequence[str], token: str) -> Iterator[list[bytes]]:
     """Pages of all keys of the cluster at these addresses; needs no Ray.
 
-    Every key that was acknowledged before it began is there; raises UnavailableError where W or
+    Every key that W nodes acknowledged before it began is there; raises UnavailableError where W or
     more of the nodes do not answer, as one may be missing then.
     """
     way = Way(address=",".join(addresses), token=token)
