@@ -51,8 +51,8 @@ def add_to(app: typer.Typer) -> None:
 async def create(uri: Place, target: Target, as_json: Json = False) -> None:
     """Write a backup into a new folder below URI, while the cluster serves.
 
-    It holds every write that was acknowledged by W nodes before it began. If W or more nodes do not answer,
-    one may be missing: then there is no backup, and the exit code is 4.
+    It holds every write that was acknowledged by W nodes before it began. If W or more nodes do
+    not answer, one may be missing: then there is no backup, and the exit code is 4.
     """
     import dynamo_ray
     from dynamo_ray.backup import create as write_backup

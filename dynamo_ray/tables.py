@@ -79,7 +79,7 @@ def read_dataset(
     `value` a list of all, a resolver makes one of several. `codec` names what turns bytes into
     objects. The partitions are shared out over `tasks` tasks, by default as Ray Data likes.
 
-    Each key is there once, and every write that was acknowledged before its partition was read;
+    Each key is there once, and every write that W nodes acknowledged before its partition was read;
     UnavailableError is raised where too few nodes answer for that. It is lazy, as datasets are, and
     each reading of it shows the cluster at that time. Needs `pip install 'dynamo-ray[data]'`.
     """
