@@ -517,10 +517,10 @@ def _holding(always: Callable[[replica.Replica, int], bool]) -> Callable[[Patch]
         def holds(self: replica.Replica, key: bytes, partition: int, known: bytes) -> bool:
             return always(self, partition) or whole(self, key, partition, known)
 
-        def confirm(self: replica.Replica, to: object, message: Confirm) -> object:
+        def confirm(self: replica.Replica, to: object, message: Confirm, limit_ms: int) -> object:
             with pytest.MonkeyPatch.context() as inside:
                 inside.setattr(forget, "_holds", holds)
-                return confirmed(self, to, message)
+                return confirmed(self, to, message, limit_ms)
 
         whole, confirmed = forget._holds, forget.confirm
         patch.setattr(node, "confirm", confirm)
@@ -597,8 +597,8 @@ def asked_once(patch: Patch) -> None:
 
 
 def confirmed_before_the_fsync(patch: Patch) -> None:
-    def confirm(self: replica.Replica, to: object, message: Confirm) -> object:
-        (reply,) = whole(self, to, message)
+    def confirm(self: replica.Replica, to: object, message: Confirm, limit_ms: int) -> object:
+        (reply,) = whole(self, to, message, limit_ms)
         return [replace(reply, durable=False)]
 
     whole = forget.confirm
@@ -864,6 +864,7 @@ GUARDS = (
         replace(BUSY, weather=Weather(delay_us=1000, tail_us=30 * MS)),
         nothing,
         ("no_breach", "nothing_lost"),
+        seed=4,
     ),
     Guard(
         "12",
