@@ -27,7 +27,19 @@ from dynamo_ray.core.messages import (
     Refused,
 )
 from dynamo_ray.core.mint import PUT_ID_BYTES
-from dynamo_ray.core.upkeep import Confirm, Confirmed, Copied, Copy, Reap
+from dynamo_ray.core.upkeep import (
+    Compare,
+    Compared,
+    Confirm,
+    Confirmed,
+    Copied,
+    Copy,
+    Descend,
+    Descended,
+    Enumerate,
+    Enumerated,
+    Reap,
+)
 
 TTL_MAX_MS = 100 * 366 * 24 * 3600 * 1000
 _CLASSES: tuple[Any, ...] = (
@@ -37,11 +49,17 @@ _CLASSES: tuple[Any, ...] = (
     Confirm,
     Reap,
     Copy,
+    Compare,
+    Descend,
+    Enumerate,
     Minted,
     Merged,
     Fetched,
     Confirmed,
     Copied,
+    Compared,
+    Descended,
+    Enumerated,
     Refused,
     ClientPut,
     ClientGet,

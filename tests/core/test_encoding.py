@@ -26,7 +26,19 @@ from dynamo_ray.core.messages import (
     PutDone,
     Refused,
 )
-from dynamo_ray.core.upkeep import Confirm, Confirmed, Copied, Copy, Reap
+from dynamo_ray.core.upkeep import (
+    Compare,
+    Compared,
+    Confirm,
+    Confirmed,
+    Copied,
+    Copy,
+    Descend,
+    Descended,
+    Enumerate,
+    Enumerated,
+    Reap,
+)
 
 ID = b"i" * 16
 PUT = ClientPut([b"k"], [b"v"], [None], [ID], [0], 0, False)
@@ -44,6 +56,12 @@ MESSAGES: list[Any] = [
     Refused(Code.OVERLOADED, "busy"),
     Copy(1, b"after"),
     Copied([b"k"], [b"s"], 200, True),
+    Compare(1, ID),
+    Compared(ID * 32, False),
+    Descend(1, [0, 31]),
+    Descended(ID * 64),
+    Enumerate(1, [7, 1023], b"after"),
+    Enumerated([b"k"], [ID], [117], True),
     PUT,
     GET,
     PutDone([b"c", None], (Failure(1, Code.UNKNOWN, 2, 1, "why"),)),
