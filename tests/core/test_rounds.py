@@ -19,7 +19,9 @@ def rounds(me: bytes = A, now_ms: int = 0) -> Rounds:
     return made
 
 
-def taken(of: Rounds, now_ms: int, away: frozenset[bytes] = NOBODY, done: bool = True) -> list[Turn]:
+def taken(
+    of: Rounds, now_ms: int, away: frozenset[bytes] = NOBODY, done: bool = True
+) -> list[Turn]:
     """All turns that are due now, each of which succeeds (or not)."""
     of.on_tick(now_ms, away)
     turns = []
