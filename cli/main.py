@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from . import backup, bulk, cluster, demo, directories, keys, places, simulate
+from . import backup, bulk, cluster, copies, demo, directories, keys, places, simulate
 from .exits import Exit, ending_of
 from .options import command, remember_target
 from .render import say
@@ -29,7 +29,7 @@ def _application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     remember_target(application)
-    for part in (cluster, directories, keys, bulk, backup, places, simulate, demo):
+    for part in (cluster, directories, keys, bulk, backup, places, copies, simulate, demo):
         part.add_to(application)
     command(application, "version", rich_help_panel="Try it")(places.version)
     return application
