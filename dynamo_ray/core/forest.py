@@ -16,15 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b
+from zlib import crc32
 
-from dynamo_ray.core.merkle import NOTHING, WIDTH, Tree, bucket_of, entry
+from dynamo_ray.core.merkle import BUCKETS, WIDTH, Tree, bucket_of, entry
 from dynamo_ray.core.version import HASH_BYTES
 
-EFFORT_A_TICK = 4000  # some microseconds each: no hold of the loop over 5 ms, and 4 % of a tick
+EFFORT_A_TICK = 10_000  # some microseconds each: a tenth of the loop's time while trees are hashed
+EFFORT_AT_ONCE = 3000  # no hold of the loop over 5 ms
 EFFORT_A_KEY = 5  # to hash a small state
 BYTES_AN_EFFORT = 512  # to hash a large one
-LOOKS_AN_EFFORT = 5
 LOOKS_A_SLICE = 1000
+EFFORT_A_SLICE = 300  # to look at so many keys, and what a pass takes besides
 MARKS = 4096
 READY_TICKS = 50
 
@@ -51,13 +53,13 @@ class Forest:
                 self._sort()
 
     def on_tick(self) -> None:
-        """Hash as much as a tick may, of what was asked for."""
+        """So much more may be hashed; go on with the pass that was begun first."""
         self._ticks += 1
         self._effort = EFFORT_A_TICK
         self._sort()
-        for partition in list(self._passes):
-            if self._advance(partition):
-                self._ready[partition] = self._ticks
+        partition = next(iter(self._passes), None)
+        if partition is not None and self._advance(partition):
+            self._ready[partition] = self._ticks
 
     def is_ready(self, partition: int) -> bool:
         """True if the tree shows all that was there when it was first asked for; else ask later.
@@ -97,15 +99,15 @@ class Forest:
         trees = self._trees
         for partitions, keys in self._marks:
             for partition, key in zip(partitions, keys, strict=True):
-                tree = trees.get(partition)
-                if tree is not None:
-                    tree.stale[bucket_of(key)] = 1
+                if partition in trees:
+                    trees[partition].stale[crc32(key) % BUCKETS] = 1  # bucket_of, for every put
         self._marks.clear()
         self._marked = 0
 
     def _advance(self, partition: int) -> bool:
         """Go on with a pass while there is effort left; True at its end."""
-        while self._effort > 0:
+        until = max(0, self._effort - EFFORT_AT_ONCE)
+        while self._effort > until:
             effort = next(self._passes[partition], None)
             if effort is None:
                 del self._passes[partition]
@@ -115,24 +117,25 @@ class Forest:
 
     def _hash(self, partition: int, tree: Tree) -> Iterator[int]:
         """Hash the stale buckets anew; gives after each slice what it took."""
-        of = self._maps[partition]
-        found: dict[int, list[bytes]] = {bucket: [] for bucket in tree.take_stale()}
+        of, taken = self._maps[partition], tree.take_stale()
+        found: dict[int, list[bytes]] = {}
         keys = list(of)
         for at in range(0, len(keys), LOOKS_A_SLICE):
             some = keys[at : at + LOOKS_A_SLICE]
             for key in some:
                 bucket = bucket_of(key)
-                if bucket in found:
-                    found[bucket].append(key)
-            yield len(some) // LOOKS_AN_EFFORT
+                if taken[bucket]:
+                    found.setdefault(bucket, []).append(key)
+            yield EFFORT_A_SLICE
         digests: dict[int, bytes] = {}
         for bucket, there in found.items():
-            hashed, is_empty = blake2b(digest_size=HASH_BYTES), True
+            hashed = None
             for key in sorted(there):
                 state = of.get(key)
                 if state is not None:
-                    is_empty = False
+                    hashed = hashed or blake2b(digest_size=HASH_BYTES)
                     hashed.update(entry(key, state))
                     yield EFFORT_A_KEY + len(state) // BYTES_AN_EFFORT
-            digests[bucket] = NOTHING if is_empty else hashed.digest()
-        tree.on_hashed(digests)
+            if hashed is not None:
+                digests[bucket] = hashed.digest()
+        tree.on_hashed(taken, digests)

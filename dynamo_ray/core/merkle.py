@@ -14,6 +14,7 @@ Laws: the same contents have the same root, in whatever order they came; other c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 from zlib import crc32
 
@@ -35,18 +36,18 @@ class Tree:
         self._buckets = bytearray(BUCKETS * HASH_BYTES)
         self._branches = bytearray(WIDTH)
 
-    def take_stale(self) -> list[int]:
-        """The stale buckets, which whoever takes them hashes; marked anew they are stale again."""
-        taken = [bucket for bucket, is_stale in enumerate(self.stale) if is_stale]
-        self.stale = bytearray(BUCKETS)
+    def take_stale(self) -> bytearray:
+        """Which buckets are stale, for whoever hashes them; marked anew they are stale again."""
+        taken, self.stale = self.stale, bytearray(BUCKETS)
         return taken
 
-    def on_hashed(self, digests: dict[int, bytes]) -> None:
-        """These buckets have these digests now."""
-        for bucket, hashed in digests.items():
+    def on_hashed(self, taken: bytearray, digests: Mapping[int, bytes]) -> None:
+        """The buckets that were taken have these digests now; the others of them are empty."""
+        stale = [bucket for bucket, is_taken in enumerate(taken) if is_taken]
+        for bucket in stale:
             at = bucket * HASH_BYTES
-            self._buckets[at : at + HASH_BYTES] = hashed
-        for branch in {bucket // BUCKETS_A_BRANCH for bucket in digests}:
+            self._buckets[at : at + HASH_BYTES] = digests.get(bucket, NOTHING)
+        for branch in {bucket // BUCKETS_A_BRANCH for bucket in stale}:
             at = branch * HASH_BYTES
             self._branches[at : at + HASH_BYTES] = _digest_over(self.buckets(branch))
 

@@ -99,8 +99,8 @@ def test_what_is_empty_has_the_digest_of_zeros() -> None:
 
 def test_a_walk_down_finds_the_bucket_that_differs() -> None:
     one, other = Tree(), Tree()
-    one.on_hashed({5: b"x" * 16, 700: b"y" * 16})
-    other.on_hashed({5: b"x" * 16, 700: b"z" * 16})
+    one.on_hashed(bytearray(b"\1") * BUCKETS, {5: b"x" * 16, 700: b"y" * 16})
+    other.on_hashed(bytearray(b"\1") * BUCKETS, {5: b"x" * 16, 700: b"z" * 16})
     assert differing(one.branches, other.branches) == [700 // BUCKETS_A_BRANCH]
     branch = 700 // BUCKETS_A_BRANCH
     assert differing(one.buckets(branch), other.buckets(branch)) == [700 % BUCKETS_A_BRANCH]
