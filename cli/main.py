@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from . import backup, bulk, cluster, demo, directories, keys, nodes, places, rings, simulate
+from . import backup, bulk, cluster, copies, demo, directories, keys, nodes, places, rings, simulate
 from .exits import Exit, ending_of
 from .options import command, remember_target
 from .render import say
@@ -29,7 +29,8 @@ def _application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     remember_target(application)
-    for part in (cluster, nodes, directories, keys, bulk, backup, places, rings, simulate, demo):
+    parts = (cluster, nodes, directories, keys, bulk, backup, places, rings, copies, simulate, demo)
+    for part in parts:
         part.add_to(application)
     command(application, "version", rich_help_panel="Try it")(places.version)
     return application

@@ -38,6 +38,7 @@ class NodeStatus:
     bytes: int = 0
     hints: dict[str, int] = field(default_factory=dict)
     log_bytes: int = 0
+    repair: dict[str, Any] = field(default_factory=dict)
     longest_hold_ms: float = 0.0
     recovery: dict[str, Any] = field(default_factory=dict)
     snapshot: dict[str, Any] = field(default_factory=dict)

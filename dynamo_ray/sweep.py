@@ -12,19 +12,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from dynamo_ray.asking import Nodes
 from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.kinds import COPIED, COPY, SCAN, SCANNED
 from dynamo_ray.core.pages import leads_on
 from dynamo_ray.core.sweep import Ask, Effect, Page, Rows, Sweep, Swept
 from dynamo_ray.errors import UnavailableError
 from dynamo_ray.session import Session
-from dynamo_ray.wire.connections import Connection
-from dynamo_ray.wire.errors import CallError, WireError
-from dynamo_ray.wire.greeting import connect
 from dynamo_ray.wire.keys import Credentials
-
-PAGE_S = 5.0
-AGAIN_S = 5.0
 
 
 class Reader:
@@ -42,11 +37,7 @@ class Reader:
         self.missing: set[bytes] = set()
         """The nodes that did not answer completely for every partition that was read."""
         self._ring = self.charter.ring()
-        self._session = session
-        self._credentials = credentials
-        self._connections: dict[bytes, Connection] = {}
-        self._reaching = asyncio.Lock()
-        self._not_before: dict[bytes, float] = {}
+        self._nodes = Nodes(session, credentials)
 
     async def states(self, partition: int) -> AsyncGenerator[Rows, None]:
         """All keys of a partition with their states. Raises UnavailableError."""
@@ -60,12 +51,11 @@ class Reader:
 
     def close(self) -> None:
         """Hang up."""
-        for connection in self._connections.values():
-            connection.close()
+        self._nodes.close()
 
     async def _read(self, kind: int, partition: int) -> AsyncGenerator[Rows, None]:
         nodes, n = self._ring.preference(partition), self.charter.settings.n
-        await self._reach(nodes)
+        await self._nodes.reach(nodes)
         machine = Sweep(nodes[n:], nodes[:n])
         effects: list[Effect] = machine.start()
         while True:
@@ -96,42 +86,8 @@ class Reader:
 
     async def _page(self, kind: int, partition: int, ask: Ask) -> Page | None:
         """A node's next page; None if it gives none, and then it is not asked again."""
-        connection = self._connections.get(ask.node)
-        if connection is None:
-            return None
-        try:
-            told, fields = await connection.request(kind, (partition, ask.after), PAGE_S)
-        except CallError:
-            self._hang_up(ask.node)
-            return None
-        return _page_of(told, fields, ask.after)
-
-    async def _reach(self, nodes: Sequence[bytes]) -> None:
-        """Connect to those that are not connected; who was not reached is left alone for a while.
-
-        A node that is away for a moment is missing in the partitions of that moment only.
-        """
-        async with self._reaching:  # whoever reads another partition waits for it, too
-            now = asyncio.get_running_loop().time()
-            away = [node for node in nodes if node not in self._connections]
-            due = [node for node in away if self._not_before.get(node, now) <= now]
-            self._not_before |= dict.fromkeys(due, now + AGAIN_S)
-            await asyncio.gather(*(self._connect(node) for node in due))
-
-    async def _connect(self, node: bytes) -> None:
-        fact = self._session.view.nodes().get(node)
-        if fact is None:
-            return
-        try:
-            connection = await connect(fact.host, fact.port, self._credentials)
-        except WireError:
-            return  # it is missing then, and the reader says so
-        self._connections[node] = connection
-
-    def _hang_up(self, node: bytes) -> None:
-        connection = self._connections.pop(node, None)
-        if connection is not None:
-            connection.close()
+        answer = await self._nodes.ask(ask.node, kind, (partition, ask.after))
+        return None if answer is None else _page_of(*answer, ask.after)
 
 
 @asynccontextmanager

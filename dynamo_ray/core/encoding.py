@@ -27,7 +27,21 @@ from dynamo_ray.core.messages import (
     Refused,
 )
 from dynamo_ray.core.mint import PUT_ID_BYTES
-from dynamo_ray.core.upkeep import Confirm, Confirmed, Copied, Copy, Reap, Scan, Scanned
+from dynamo_ray.core.upkeep import (
+    Compare,
+    Compared,
+    Confirm,
+    Confirmed,
+    Copied,
+    Copy,
+    Descend,
+    Descended,
+    Enumerate,
+    Enumerated,
+    Reap,
+    Scan,
+    Scanned,
+)
 
 TTL_MAX_MS = 100 * 366 * 24 * 3600 * 1000
 _CLASSES: tuple[Any, ...] = (
@@ -38,12 +52,18 @@ _CLASSES: tuple[Any, ...] = (
     Reap,
     Copy,
     Scan,
+    Compare,
+    Descend,
+    Enumerate,
     Minted,
     Merged,
     Fetched,
     Confirmed,
     Copied,
     Scanned,
+    Compared,
+    Descended,
+    Enumerated,
     Refused,
     ClientPut,
     ClientGet,

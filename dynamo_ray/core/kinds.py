@@ -6,6 +6,7 @@
     SCAN    [partition, after]  a storage node's keys after a key  -> SCANNED [keys, size, complete]
     COPY    [partition, after]  the same with states               -> COPIED [keys, states, size,
                                                                               complete]
+    REPAIR  [partition or -1]      compare at once: one, or all    -> REPAIRED [JSON]
 
 A page shorter than its size is the last one. `complete` is false if the node cannot prove that it
 still has all that it acknowledged of the partition (DESIGN rule 9).
@@ -20,3 +21,4 @@ STATUS, STATUSED = 32, 33
 WHERE, LOCATED = 34, 35
 SCAN, SCANNED = 36, 37
 COPY, COPIED = 38, 39
+REPAIR, REPAIRED = 42, 43

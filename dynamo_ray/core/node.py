@@ -1,7 +1,7 @@
-"""A storage node around its replica: late work is dropped, answers wait for the log, hints go home.
+"""A storage node around its replica: late work is dropped, answers wait for the log.
 
     request ─► (expired? refuse) ─► Replica ─► Append ─► appended / synced ─► Answer
-    tick ─► detector, hints ─► ToPeer ─► delivered / not delivered
+    tick ─► hints, reaping, comparisons ─► ToPeer ─► its end
 
 What "persisted" means is the durability level's: `memory` waits for nothing, `written` for the
 append, `synced` for the fsync that covers it. An answer that is asked to be durable (someone gives
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dynamo_ray.core.compare import answer
 from dynamo_ray.core.forget import confirm, reap
 from dynamo_ray.core.messages import (
     Code,
@@ -33,8 +34,18 @@ from dynamo_ray.core.reap import Reaper
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.sync import Sync
 from dynamo_ray.core.unlogged import Unlogged
-from dynamo_ray.core.upkeep import Confirm, Confirmed, Copy, Reap, Scan
+from dynamo_ray.core.upkeep import (
+    Compare,
+    Confirm,
+    Confirmed,
+    Copy,
+    Descend,
+    Enumerate,
+    Reap,
+    Scan,
+)
 from dynamo_ray.core.values import value
 
 EXPIRED = Refused(Code.EXPIRED, "the request came too late and was not done")
@@ -75,6 +86,7 @@ class Node:
     def __init__(self, replica: Replica, settings: Settings, ring: Ring) -> None:
         self.replica = replica
         self.reaper = Reaper(replica, ring, settings)
+        self.sync = Sync(replica, ring, settings)
         self._level = settings.durability
         self._grace_ms = int(settings.times.grace_s * 1000)
         self._wall_ms = 0  # at the last tick, for what may be a little old
@@ -100,13 +112,7 @@ class Node:
             if not 0 < expires_ms <= now_ms + self._timeout_max_ms:
                 return [Answer(to, STALE_MINT)]
             return self._take(self.replica.on_mint(to, message, wall_ms))
-        if isinstance(message, Fetch):
-            return self._take(self.replica.on_fetch(to, message))
-        if isinstance(message, Merge):
-            return self._take(self.replica.on_merge(to, message))
-        if isinstance(message, Copy | Scan):
-            return self._take([self._pages.page(to, message)])
-        return self._take(self._of_reaping(to, message))
+        return self._take(self._act(to, message))
 
     def on_appended(self, position: int) -> list[Out]:
         """The log has been given everything up to `position`."""
@@ -146,10 +152,13 @@ class Node:
         if self.replica.lives.begun:
             effects += self._unlogged.again(self.replica)
             effects += self.reaper.on_tick(now_ms, wall_ms, unreachable)
+            effects += self.sync.on_tick(now_ms, unreachable)
         return self._take(effects)
 
     def on_peer(self, node: bytes, request: Any, reply: Any) -> list[Out]:
         """The end of a request to `node`: its answer, or None if none came."""
+        if self.sync.has_asked(request):
+            return self._take(self.sync.on_end(reply))
         if isinstance(request, Reap):
             self.reaper.on_reaped(node)
         elif isinstance(reply, Merged):
@@ -162,7 +171,16 @@ class Node:
             self.replica.on_not_delivered(node)
         return []
 
-    def _of_reaping(self, to: Any, message: Any) -> list[Effect]:
+    def _act(self, to: Any, message: Any) -> list[Effect]:
+        """What needs no clock."""
+        if isinstance(message, Fetch):
+            return self.replica.on_fetch(to, message)
+        if isinstance(message, Merge):
+            return self.replica.on_merge(to, message)
+        if isinstance(message, Copy | Scan):
+            return [self._pages.page(to, message)]
+        if isinstance(message, Compare | Descend | Enumerate):
+            return answer(self.replica, to, message)
         if isinstance(message, Confirm):
             return confirm(self.replica, to, message, self._wall_ms - self._grace_ms)
         if isinstance(message, Reap):
@@ -178,7 +196,7 @@ class Node:
                 else:
                     self._waiting.append(effect)
             elif isinstance(effect, Send) and effect.node == self.replica.node:
-                out += self._take(self._of_reaping(Own(effect.message), effect.message))
+                out += self._take(self._act(Own(effect.message), effect.message))
             elif isinstance(effect, Send):
                 out.append(ToPeer(effect.node, effect.message))
             elif isinstance(effect, Persist | Renew):

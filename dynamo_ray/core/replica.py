@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynamo_ray.core.clock import Dot
+from dynamo_ray.core.forest import Forest
 from dynamo_ray.core.hints import Hints, owners_in
 from dynamo_ray.core.lives import Lives
 from dynamo_ray.core.merge import merge, replaced
@@ -64,6 +65,7 @@ class Replica:
         self.puts = RememberedPuts(keep_ms, settings.limits.remembered_puts)
         self.lives = Lives(node)
         self.queue = Unpersisted()
+        self.forest = Forest(maps)
         self._limits = settings.limits
 
     def load_hints(self, hints: dict[bytes, bytes]) -> None:
@@ -125,7 +127,8 @@ class Replica:
 
     def on_append_failed(self, appended: int = 0) -> list[Effect]:
         """The log took nothing after `appended`: undo that, latest first, and start anew."""
-        self.queue.undo(self.maps, self.puts, self.hints, appended)
+        for changes in self.queue.undo(self.maps, self.puts, self.hints, appended):
+            self.forest.mark(changes.partitions, changes.keys)
         self.lives.end()
         return [Renew()]
 
@@ -257,6 +260,7 @@ class Replica:
     def record(self, changes: Changes) -> Persist:
         """Put them to the log; of a key that changed twice the later row counts."""
         of, keys = self.hints.of, changes.keys
+        self.forest.mark(changes.partitions, keys)
         hints = [of(key) for key in keys] if len(self.hints) else ()
         return Persist(self.queue.add(changes), changes.partitions, keys, changes.after, hints)
 

@@ -15,7 +15,10 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds (DESIGN rule 19). They bind what clients put, never repair, hints or merges."""
+    """Bounds (DESIGN rule 19). They bind what clients put, never repair, hints or merges.
+
+    `repair_bytes` is how much comparisons of copies may move in a second (rule 21).
+    """
 
     key_bytes: int = 1024
     value_bytes: int = MIB
@@ -27,6 +30,7 @@ class Limits:
     queued_bytes: int = 64 * MIB
     hint_bytes: int = 1024 * MIB
     remembered_puts: int = 1_000_000
+    repair_bytes: int = 8 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class Times:
     """Durations in seconds. `timeout_max_s` bounds what a caller may ask for (see rule 7).
 
     The bytes of an expired value are purged after `purge_s`; what a delete or an expired value
-    leaves behind is reaped after `grace_s`, ten days (rules 12 and 13).
+    leaves behind is reaped after `grace_s`, ten days (rules 12 and 13). Each two owners of a
+    partition compare their copies every `repair_s`.
     `snapshot_s`: a node that took anything since its last snapshot takes another one after that.
     """
 
@@ -48,6 +53,7 @@ class Times:
     purge_s: float = 3600.0
     grace_s: float = 864_000.0
     snapshot_s: float = 3600.0
+    repair_s: float = 600.0
 
     @property
     def peer_s(self) -> float:

@@ -84,8 +84,8 @@ class Unpersisted:
 
     def undo(
         self, maps: list[dict[bytes, bytes]], puts: RememberedPuts, hints: Hints, appended: int
-    ) -> None:
-        """Take back every queued change after `appended`, the latest first.
+    ) -> list[Changes]:
+        """Take back every queued change after `appended`, the latest first; what was taken back.
 
         What the log was given before stays, even if no fsync covers it yet: it is there, and will
         be read again. The put ids go too: an operation that was minted, replaced and then undone
@@ -93,11 +93,14 @@ class Unpersisted:
         (rule 10): a copy that is held again goes home again, or nobody would ever let go of it.
         """
         self._latest = min(self._latest, appended)
+        undone: list[Changes] = []
         while self._queue and self._queue[-1][0] > appended:
             _, changes = self._queue.pop()
+            undone.append(changes)
             for partition, key, before, owners in changes.latest_first():
                 after = maps[partition].pop(key, None)
                 if before is not None:
                     puts.forget(replaced(before, after))
                     maps[partition][key] = before
                 hints.restore(key, partition, owners, len(before or b""))
+        return undone

@@ -2,6 +2,8 @@
 
 Confirm, Reap      before anything is let go of (core/reap.py)    answered Confirmed, Merged
 Copy, Scan         a page of a partition (core/pages.py)          answered Copied, Scanned
+Compare, Descend,  which keys of two owners differ: from the      answered Compared, Descended,
+Enumerate          root of their trees to keys (core/sync.py)     Enumerated
 """
 
 from __future__ import annotations
@@ -55,6 +57,34 @@ class Scan:
 
 
 @value
+class Compare:
+    """Is the root of this partition's tree the same? If not, which are its branches' digests?"""
+
+    KIND: ClassVar[int] = 15
+    partition: int
+    root: bytes
+
+
+@value
+class Descend:
+    """Send the digests of the buckets of these branches."""
+
+    KIND: ClassVar[int] = 16
+    partition: int
+    branches: Sequence[int]
+
+
+@value
+class Enumerate:
+    """Send a page of the keys in these buckets, after the key `after`, in the order of the keys."""
+
+    KIND: ClassVar[int] = 17
+    partition: int
+    buckets: Sequence[int]
+    after: bytes
+
+
+@value
 class Confirmed:
     """Per key of a Confirm the answer, and what made it true is fsynced."""
 
@@ -84,3 +114,34 @@ class Scanned:
     keys: Sequence[bytes]
     size: int
     complete: bool
+
+
+@value
+class Compared:
+    """The branches' digests, one after the other; nothing if the root is the same.
+
+    `complete` as in Fetched: False where the node may hold less than it acknowledged.
+    """
+
+    KIND: ClassVar[int] = 25
+    branches: bytes
+    complete: bool
+
+
+@value
+class Descended:
+    """The buckets' digests, one after the other, branch after branch."""
+
+    KIND: ClassVar[int] = 26
+    buckets: bytes
+
+
+@value
+class Enumerated:
+    """A page of keys, in order, each with its state's digest and how many bytes that state has."""
+
+    KIND: ClassVar[int] = 27
+    keys: Sequence[bytes]
+    digests: Sequence[bytes]
+    sizes: Sequence[int]
+    last: bool

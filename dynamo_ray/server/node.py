@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -18,13 +19,13 @@ from typing import Any
 
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
-from dynamo_ray.core.kinds import COPY, SCAN
+from dynamo_ray.core.kinds import COPY, REPAIR, REPAIRED, SCAN
 from dynamo_ray.core.membership import NODE_ROLE, Fact, View
 from dynamo_ray.core.messages import Code, Fetch, Merge, Mint, Persist, Refused, Renew
 from dynamo_ray.core.node import Answer, Node, Out
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member as RingMember
-from dynamo_ray.core.upkeep import Confirm, Copy, Reap, Scan
+from dynamo_ray.core.upkeep import Compare, Confirm, Copy, Descend, Enumerate, Reap, Scan
 from dynamo_ray.server.member import Member, monotonic_ms, reply_to, wall_ms
 from dynamo_ray.server.proving import Proving
 from dynamo_ray.server.recovering import Recovering
@@ -39,7 +40,8 @@ INLINE_BYTES = 1024 * 1024
 RENEW_EVERY_S = 1.0
 LOG_POLL_S = 0.001
 CLOSE_S = 5.0
-_NODE_KINDS = (Mint.KIND, Merge.KIND, Fetch.KIND, Confirm.KIND, Reap.KIND)
+_LOOKING = (Compare.KIND, Descend.KIND, Enumerate.KIND)  # clients may: they can read all of it
+_NODE_KINDS = (Mint.KIND, Merge.KIND, Fetch.KIND, Confirm.KIND, Reap.KIND, *_LOOKING)
 _log = logging.getLogger("dynamo_ray.server")
 
 
@@ -74,6 +76,9 @@ class NodeServer(Member):
         if kind in (SCAN, COPY):
             self._list(connection, call, kind, fields)
             return
+        if kind == REPAIR:
+            self._repair(connection, call, fields)
+            return
         message = self._judge_envelope(connection, kind, fields)
         if message is None:
             try:
@@ -87,7 +92,7 @@ class NodeServer(Member):
         self._perform(self.node.on_request(to, message, fields[0], monotonic_ms(), wall_ms()))
 
     def _judge_envelope(self, connection: Any, kind: int, fields: list[Any]) -> Refused | None:
-        if connection.role != PEER:
+        if connection.role != PEER and kind not in _LOOKING:
             return Refused(Code.FORBIDDEN, "a client asks coordinators, not storage nodes")
         if kind not in _NODE_KINDS or len(fields) < 2 or not isinstance(fields[0], int):
             return Refused(Code.BAD_REQUEST, "not a request to a storage node")
@@ -104,6 +109,17 @@ class NodeServer(Member):
             reply_to(connection, call, Refused.KIND, to_fields(refused))
         else:
             self.take_in((connection, call), (Copy if kind == COPY else Scan)(partition, after))
+
+    def _repair(self, connection: Any, call: int, fields: list[Any]) -> None:
+        """Compare a partition, or all, at once: bounded work that can do no harm."""
+        partition, q = fields[0] if len(fields) == 1 else None, self.ring.partitions
+        if type(partition) is not int or not -1 <= partition < q:
+            refused = Refused(Code.BAD_REQUEST, f"partitions are numbered from 0 to {q - 1}")
+            reply_to(connection, call, Refused.KIND, to_fields(refused))
+            return
+        away = self.node.sync.rounds.on_demand(range(q) if partition < 0 else (partition,))
+        told = {**self.node.sync.status(), "left_out": sorted(map(self._name, away))}
+        reply_to(connection, call, REPAIRED, (json.dumps(told),))
 
     def take_in(self, to: Any, message: Any) -> None:
         """A request that hangs on no clock and no ring; `to` is a connection and a call."""
@@ -307,6 +323,7 @@ class NodeServer(Member):
             "bytes": bytes_about(replica.maps),
             "doubted": len(replica.doubted),
             "hints": {self._name(o): replica.hints.count_for(o) for o in replica.hints.owners()},
+            "repair": self.node.sync.status(),
             "log_bytes": self.vault.log_bytes,
             "recovery": self.vault.recovery,
             "snapshot": self._last_snapshot,

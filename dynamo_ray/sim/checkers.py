@@ -8,7 +8,7 @@ closure of its versions: covering more means that something was dropped that nob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -206,16 +206,26 @@ def unique_dots(truth: Truth) -> Iterable[str]:
 
 
 def copies_equal(truth: Truth) -> Iterable[str]:
-    """After the calm all owners of a key hold equal bytes, and nobody else holds any."""
+    """After the calm all owners of a key hold equal bytes, and nobody else holds any.
+
+    Where they compare their copies, that is so before anybody reads the key, too.
+    """
     if not truth.history.calm:
         yield "the calm did not come: hints, operations or reads were left when its time was up"
-    for key, copies in truth.history.finals.items():
-        owners = truth.history.owners[key]
-        if len({_same(copies.get(owner)) for owner in owners}) > 1:
-            held = [owner for owner in owners if owner in copies]
-            yield f"the owners of {key!r} differ after the calm; {held} of {owners} hold it"
-        if strangers := sorted(set(copies) - set(owners)):
-            yield f"{strangers} still hold {key!r} and do not own it"
+    moments = ("before any read", truth.history.unread), ("in the end", truth.history.finals)
+    for when, held in moments:
+        for key, copies in held.items():
+            owners = truth.history.owners[key]
+            if not are_equal(copies, owners):
+                there = [owner for owner in owners if owner in copies]
+                yield f"the owners of {key!r} differ {when}; {there} of {owners} hold it"
+            if strangers := sorted(set(copies) - set(owners)):
+                yield f"{strangers} still hold {key!r} {when} and do not own it"
+
+
+def are_equal(copies: Mapping[str, bytes], owners: Iterable[str]) -> bool:
+    """True if all owners hold the same, purged or not (rule 13)."""
+    return len({_same(copies.get(owner)) for owner in owners}) <= 1
 
 
 def reads_see_writes(truth: Truth) -> Iterable[str]:

@@ -128,7 +128,11 @@ class Terms:
 
 @dataclass(slots=True)
 class History:
-    """Everything that the checkers judge."""
+    """Everything that the checkers judge.
+
+    What every node held of every key in the end: `finals` after all were read, `unread` before
+    that, where owners compare their copies.
+    """
 
     terms: Terms = field(default_factory=Terms)
     writes: list[Write] = field(default_factory=list)
@@ -137,6 +141,7 @@ class History:
     breaches: list[Breach] = field(default_factory=list)
     logged: dict[tuple[bytes, Dot], Version] = field(default_factory=dict)
     owners: dict[bytes, tuple[str, ...]] = field(default_factory=dict)
+    unread: dict[bytes, dict[str, bytes]] = field(default_factory=dict)
     finals: dict[bytes, dict[str, bytes]] = field(default_factory=dict)
     styles: dict[bytes, str] = field(default_factory=dict)
     reaped: dict[bytes, list[Reaped]] = field(default_factory=dict)

@@ -62,11 +62,17 @@ class Plan:
     linger_s: float = 2.0
     purge_s: float = 3600.0
     grace_s: float = 864_000.0
+    repair_s: float = 600.0
 
     @property
     def reaps(self) -> bool:
         """True if what is dead is reaped within such a run."""
         return self.grace_s < 60
+
+    @property
+    def repairs(self) -> bool:
+        """True if owners compare their copies within such a run, so that nothing need be read."""
+        return self.repair_s < 60
 
     def settings(self) -> Settings:
         """The settings of this world's cluster."""
@@ -79,6 +85,7 @@ class Plan:
             linger_s=self.linger_s,
             purge_s=self.purge_s,
             grace_s=self.grace_s,
+            repair_s=self.repair_s,
         )
         limits = Limits(
             hint_bytes=self.hint_bytes,
@@ -145,7 +152,11 @@ def draw_plan(chance: Random) -> Plan:
         tick_s=chance.choice((0.1, 0.2)),
         sync_s=chance.choice((0.2, 1.0)),
     )
-    return _reaping(plan, chance) if chance.random() < 0.25 else plan
+    if chance.random() < 0.25:
+        plan = _reaping(plan, chance)
+    return (
+        replace(plan, repair_s=chance.choice((0.2, 1.0, 4.0))) if chance.random() < 0.25 else plan
+    )
 
 
 def _reaping(plan: Plan, chance: Random) -> Plan:

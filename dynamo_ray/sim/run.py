@@ -1,6 +1,7 @@
 """One seed, one run: a storm while the clients work, then calm, then the checkers.
 
     seed ─► plan, tape ─► storm (until every client is done) ─► mend all ─► hints home, doubts end
+         ─► (owners compare their copies? they become equal by that alone)
          ─► every key is read with R = N ─► owners compared ─► verdicts, digest
 
 The same seed is the same run, to the last event. A run that fails says so with its digest, the
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dynamo_ray.core.ring import partition_of
-from dynamo_ray.sim.checkers import Verdict, check
+from dynamo_ray.sim.checkers import Verdict, are_equal, check
 from dynamo_ray.sim.clients import ClientHost
 from dynamo_ray.sim.cluster import Cluster
 from dynamo_ray.sim.faults import Fault, Storm, draw_tape
@@ -113,7 +114,10 @@ class Run:
             self.history.breach("calm", self.world.now, "a client never came to its end")
 
     def calm(self) -> None:
-        """Mend everything, wait until hints are home and doubts are gone, read all with R = N."""
+        """Mend everything, wait until hints are home and doubts are gone, read all with R = N.
+
+        Where owners compare their copies, the wait is for these to be equal before anybody reads.
+        """
         self.storm.end()
         quiet = self._until_quiet()
         self._settle(self.plan.suspect_s + 4 * self.plan.tick_s)
@@ -121,6 +125,9 @@ class Run:
         if self.plan.reaps:
             times = self.cluster.settings.times
             self._settle(times.grace_s + times.message_s + 1)
+        if self.plan.repairs:
+            self.world.run_until(self.world.now + CALM_S_MAX * SECOND, self._is_converged)
+            self.history.unread = self._held()
         reads = [Read("reader", key, self.plan.n, False, 0) for key in self.keys]
         ended: list[bool] = []
         self.reader.get(reads, lambda: ended.append(True))
@@ -163,17 +170,28 @@ class Run:
     def _settle(self, seconds: float) -> None:
         self.world.run_until(self.world.now + int(seconds * SECOND))
 
-    def _collect(self) -> None:
-        """What every node holds of every key now, and whether its log says the same."""
+    def _is_converged(self) -> bool:
+        """True once no work is left, and the owners of every key hold the same."""
+        held = self._held()
+        are_all = (are_equal(of, self.cluster.owners(key)) for key, of in held.items())
+        return self.cluster.is_quiet() and all(are_all)
+
+    def _held(self) -> dict[bytes, dict[str, bytes]]:
+        """What every node holds of every key now."""
+        found: dict[bytes, dict[str, bytes]] = {}
         for key in self.keys:
             partition = partition_of(key, self.plan.partitions)
+            of = {node.name: node.replica.maps[partition].get(key) for node in self.cluster.nodes}
+            found[key] = {name: state for name, state in of.items() if state is not None}
+        return found
+
+    def _collect(self) -> None:
+        """What every node holds of every key now, and whether its log says the same."""
+        self.history.finals = self._held()
+        for key in self.keys:
             self.history.owners[key] = self.cluster.owners(key)
-            finals = self.history.finals.setdefault(key, {})
             for node in self.cluster.nodes:
-                state = node.replica.maps[partition].get(key)
-                if state is not None:
-                    finals[node.name] = state
-                if state != node.logged.get(key):
+                if self.history.finals[key].get(node.name) != node.logged.get(key):
                     text = f"{node.name} holds another state of {key!r} than its log"
                     self.history.breach("log", self.world.now, text)
 

@@ -26,7 +26,21 @@ from dynamo_ray.core.messages import (
     PutDone,
     Refused,
 )
-from dynamo_ray.core.upkeep import Confirm, Confirmed, Copied, Copy, Reap, Scan, Scanned
+from dynamo_ray.core.upkeep import (
+    Compare,
+    Compared,
+    Confirm,
+    Confirmed,
+    Copied,
+    Copy,
+    Descend,
+    Descended,
+    Enumerate,
+    Enumerated,
+    Reap,
+    Scan,
+    Scanned,
+)
 
 ID = b"i" * 16
 PUT = ClientPut([b"k"], [b"v"], [None], [ID], [0], 0, False)
@@ -46,6 +60,12 @@ MESSAGES: list[Any] = [
     Scan(3, b"k"),
     Scanned([b"k"], 2000, True),
     Copied([b"k"], [b"s"], 200, True),
+    Compare(1, ID),
+    Compared(ID * 32, False),
+    Descend(1, [0, 31]),
+    Descended(ID * 64),
+    Enumerate(1, [7, 1023], b"after"),
+    Enumerated([b"k"], [ID], [117], True),
     PUT,
     GET,
     PutDone([b"c", None], (Failure(1, Code.UNKNOWN, 2, 1, "why"),)),

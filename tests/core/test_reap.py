@@ -12,6 +12,7 @@ from dynamo_ray.core.reap import EFFORT_A_TICK, KEYS_A_SLICE
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member, Ring
 from dynamo_ray.core.settings import Settings, Times
+from dynamo_ray.core.sync import Sync
 from dynamo_ray.core.upkeep import Confirm, Confirmed, Reap
 from dynamo_ray.core.version import Kind, decode, digest
 from tests.core.histories import dot, incarnation, node_id, state, version, writer
@@ -33,6 +34,8 @@ def node(me: bytes = A, **held: bytes) -> Node:
     maps = [{key.encode(): value for key, value in held.items()}]
     owned = frozenset({0}) if me in RING.owners(0) else frozenset[int]()
     made = Node(Replica(me, SETTINGS, maps, owned), SETTINGS, RING)
+    alone = Ring(1, 1, (Member(me, "me"),), (me,))
+    made.sync = Sync(made.replica, alone, SETTINGS)  # which has nobody to compare with
     made.on_incarnation(incarnation(1))
     return made
 

@@ -93,7 +93,7 @@ def test_a_node_that_cannot_prove_its_log_complete_does_not_count(tmp_path: Path
 def test_a_node_that_comes_back_is_asked_for_the_next_partition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dynamo_ray.sweep.AGAIN_S", 0.0)
+    monkeypatch.setattr("dynamo_ray.asking.AGAIN_S", 0.0)
 
     async def story() -> None:
         async with Loopback(tmp_path, nodes=3, settings=Settings(partitions=2)) as cluster:

@@ -16,11 +16,14 @@ from dataclasses import dataclass, replace
 import pytest
 
 from dynamo_ray.core import (
+    compare,
     coordinator,
+    forest,
     forget,
     get,
     hints,
     lives,
+    merkle,
     mint,
     node,
     put,
@@ -28,15 +31,17 @@ from dynamo_ray.core import (
     rebuild,
     replica,
     requests,
+    rounds,
+    sync,
 )
 from dynamo_ray.core import merge as merging
 from dynamo_ray.core.attempts import Attempts
-from dynamo_ray.core.messages import Code, Fetched, Merge, Mint
+from dynamo_ray.core.messages import Code, Fetch, Fetched, Merge, Mint, Send
 from dynamo_ray.core.plain import Plain
 from dynamo_ray.core.remains import may_leave
 from dynamo_ray.core.unlogged import Unlogged
 from dynamo_ray.core.unpersisted import Unpersisted
-from dynamo_ray.core.upkeep import Confirm, Copied, Copy, Reap
+from dynamo_ray.core.upkeep import Compared, Confirm, Copied, Copy, Reap
 from dynamo_ray.core.version import (
     MalformedStateError,
     State,
@@ -115,6 +120,19 @@ def owner_comes_and_goes(roles: Roles) -> list[Fault]:
 
 def everybody_restarts(roles: Roles) -> list[Fault]:
     return [*owner_comes_and_goes(roles), *(down(roles[1], at, 20) for at in (480, 1080))]
+
+
+def third_owner_misses_the_end(roles: Roles) -> list[Fault]:
+    return [down(roles[2], 100, 60_000)]
+
+
+def third_owner_hangs_at_the_end(roles: Roles) -> list[Fault]:
+    """It was compared with before, and hangs from then on."""
+    return [down(roles[2], 2600, 60_000, "pause")]
+
+
+def third_owner_is_often_away(roles: Roles) -> list[Fault]:
+    return [down(roles[2], at, 500) for at in (400, 1500, 2600)]
 
 
 def crash_after_mints(roles: Roles) -> list[Fault]:
@@ -272,7 +290,11 @@ def power_after_confirming(roles: Roles) -> list[Fault]:
 
 
 def no_undo(patch: Patch) -> None:
-    patch.setattr(Unpersisted, "undo", lambda self, *rest: self._queue.clear())
+    def undo(self: Unpersisted, *rest: object) -> list[object]:
+        self._queue.clear()
+        return []
+
+    patch.setattr(Unpersisted, "undo", undo)
 
 
 def undo_all(patch: Patch) -> None:
@@ -605,6 +627,56 @@ def confirmed_before_the_fsync(patch: Patch) -> None:
     patch.setattr(node, "confirm", confirm)
 
 
+def whatever_differs_is_left(patch: Patch) -> None:
+    def on_compared(self: sync.Sync, current: sync.Comparison, reply: Compared) -> bool:
+        current.is_compared = True
+        return True
+
+    patch.setattr(sync.Sync, "_on_compared", on_compared)
+
+
+def only_keys_are_hashed(patch: Patch) -> None:
+    for module in (merkle, sync, compare):
+        patch.setattr(module, "digest", lambda state: bytes(16))
+
+
+def nothing_is_marked(patch: Patch) -> None:
+    patch.setattr(forest.Forest, "mark", lambda *rest: None)
+
+
+def nobody_was_ever_away(patch: Patch) -> None:
+    def on_tick(self: rounds.Rounds, now_ms: int, unreachable: frozenset[bytes]) -> None:
+        whole(self, now_ms, unreachable)
+        for other in self._others.values():
+            other.away_ms = 0
+
+    whole = rounds.Rounds.on_tick
+    patch.setattr(rounds.Rounds, "on_tick", on_tick)
+
+
+def what_came_is_kept_for_later(patch: Patch) -> None:
+    """A machine that keeps states from one message to the next, and merges them some day."""
+
+    def take_in(
+        self: sync.Sync, current: sync.Comparison, question: Fetch, reply: Fetched
+    ) -> Sequence[object]:
+        kept.setdefault(id(self), []).append((self._now_ms, question, reply.states))
+        return whole_take_in(self, current, question, reply)
+
+    def on_tick(self: sync.Sync, now_ms: int, unreachable: frozenset[bytes]) -> list[object]:
+        effects: list[object] = list(whole_on_tick(self, now_ms, unreachable))
+        for at_ms, question, states in kept.get(id(self), []):
+            if at_ms + 1_500 <= now_ms and question.keys[0] not in self._replica.maps[0]:
+                late = Merge(question.keys[:1], question.partitions[:1], states[:1])
+                effects.append(Send(self._replica.node, late))
+        return effects
+
+    kept: dict[int, list[tuple[int, Fetch, Sequence[bytes]]]] = {}
+    whole_take_in, whole_on_tick = sync.Sync._take_in, sync.Sync.on_tick
+    patch.setattr(sync.Sync, "_take_in", take_in)
+    patch.setattr(sync.Sync, "on_tick", on_tick)
+
+
 SYNCED = replace(ONE_COPY, durability="synced", sync_us=20 * MS)
 MIXED = replace(THREE, context_share=0.5, repeats=2)
 STRICT = replace(THREE, strict_share=1.0, r=2, w=2)
@@ -636,6 +708,9 @@ BUSY = replace(
 SLOW = Weather(slow_share=0.2, slow_us=290 * MS, notice_us=1 * MS)
 REAL = replace(STRICT, real_storage=True)
 REAL_SYNCED = replace(REAL, durability="synced", sync_us=20 * MS, partitions=1, delete_share=0.0)
+
+# Nobody stands in, and the third owner misses the last writes: only a comparison can tell.
+COMPARING = replace(HOT, n=3, w=2, repair_s=0.2)
 
 GUARDS = (
     Guard(
@@ -832,6 +907,38 @@ GUARDS = (
         ("copies_equal",),
     ),
     Guard(
+        "11",
+        "a copy that nobody reads converges",
+        whatever_differs_is_left,
+        COMPARING,
+        third_owner_misses_the_end,
+        ("copies_equal",),
+    ),
+    Guard(
+        "11",
+        "digests are of states, not of keys",
+        only_keys_are_hashed,
+        COMPARING,
+        third_owner_misses_the_end,
+        ("copies_equal",),
+    ),
+    Guard(
+        "11",
+        "a change marks its bucket",
+        nothing_is_marked,
+        replace(COMPARING, think_us=400 * MS),
+        third_owner_hangs_at_the_end,
+        ("copies_equal",),
+    ),
+    Guard(
+        "11",
+        "who was away is compared with",
+        nobody_was_ever_away,
+        replace(COMPARING, think_us=400 * MS, repair_s=50.0),
+        third_owner_hangs_at_the_end,
+        ("copies_equal",),
+    ),
+    Guard(
         "12",
         "all owners hold exactly it",
         owners_not_asked,
@@ -907,6 +1014,14 @@ GUARDS = (
         replace(REAPING, sync_s=9.0, think_us=1200 * MS, operations=5),
         power_after_confirming,
         ("no_breach", "nothing_revived"),
+    ),
+    Guard(
+        "12",
+        "what is compared is not kept for later",
+        what_came_is_kept_for_later,
+        replace(REAPING, nodes=3, partitions=1, repair_s=0.2),
+        third_owner_is_often_away,
+        ("nothing_revived",),
     ),
     Guard(
         "13",

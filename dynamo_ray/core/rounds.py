@@ -1,0 +1,148 @@
+"""Which partition is compared with which other owner next (Dynamo §4.7; DESIGN rules 11 and 21).
+
+    every tick, per other owner:   asked for by command?                     at once
+                                   failed a while ago?                       again
+                                   last compared before it was last away?    soon after it is back
+                                   last compared longer than repair_s ago?   its turn
+
+Of two owners the one that comes first in the ring leads: it compares every `repair_s`. When one was
+away, whoever saw that compares, so that nothing hangs on who was cut off and who was not. What is
+kept is when each comparison that succeeded last began; it is gone at a restart, and then all that
+this node leads is due. Per other owner the partitions stand in the order of their turns, so asking
+who is next looks at a few of them only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from dynamo_ray.core.ring import Ring
+
+NEVER = -(1 << 62)
+QUIET_S = 2.0  # after it came back, before it is compared with: its hints go home meanwhile
+AGAIN_S = 10.0
+
+
+class Turn(NamedTuple):
+    """One partition to compare with one other owner; `leads` as above, `demanded` by command."""
+
+    partition: int
+    node: bytes
+    leads: bool
+    demanded: bool
+
+
+class _Other:
+    """What is due with one other owner: (partition, when it was last compared), by turns."""
+
+    __slots__ = ("again", "away_ms", "demanded", "follows", "leads", "reachable")
+
+    def __init__(self) -> None:
+        self.leads: deque[tuple[int, int]] = deque()
+        self.follows: deque[tuple[int, int]] = deque()
+        self.again: deque[tuple[int, int, bool]] = deque()  # partition, when, leads
+        self.demanded: dict[int, None] = {}
+        self.away_ms = NEVER
+        self.reachable = False
+
+
+class Rounds:
+    """The turns of one node. Times are its monotonic clock in ms."""
+
+    def __init__(self, me: bytes, ring: Ring, repair_s: float) -> None:
+        self._repair_ms = int(repair_s * 1000)
+        self._quiet_ms = int(min(QUIET_S, repair_s / 10) * 1000)
+        self._again_ms = int(min(AGAIN_S, repair_s / 10) * 1000)
+        self._others: dict[bytes, _Other] = {}
+        self._now_ms = NEVER
+        self.failed = 0
+        """How many demanded comparisons came to nothing."""
+        for partition in range(ring.partitions):
+            owners = ring.owners(partition)
+            if me in owners:
+                for node in set(owners) - {me}:
+                    other = self._others.setdefault(node, _Other())
+                    leads = owners.index(me) < owners.index(node)
+                    (other.leads if leads else other.follows).append((partition, NEVER))
+
+    @property
+    def demanded(self) -> int:
+        """How many comparisons that were asked for by command are left."""
+        return sum(len(other.demanded) for other in self._others.values())
+
+    @property
+    def oldest_ms(self) -> int:
+        """Since then every comparison that this node leads was begun, and succeeded, once."""
+        oldest = self._now_ms
+        for other in self._others.values():
+            if any(leads for _, _, leads in other.again):
+                return NEVER
+            if other.leads:
+                oldest = min(oldest, other.leads[0][1])
+        return oldest
+
+    def on_tick(self, now_ms: int, unreachable: frozenset[bytes]) -> None:
+        """Note who is away now, and what time it is."""
+        for node, other in self._others.items():
+            other.reachable = node not in unreachable
+            if self._now_ms == NEVER:
+                other.away_ms = now_ms - 1
+                other.follows = deque((partition, now_ms) for partition, _ in other.follows)
+            if not other.reachable:
+                other.away_ms = now_ms
+                self.failed += len(other.demanded)
+                other.demanded.clear()
+        self._now_ms = now_ms
+
+    def on_demand(self, partitions: Iterable[int]) -> list[bytes]:
+        """Compare these at once, as far as this node leads; who of the others is away now."""
+        wanted = set(partitions)
+        away = []
+        for node, other in self._others.items():
+            led = [p for p, _ in other.leads] + [p for p, _, leads in other.again if leads]
+            mine = sorted(wanted.intersection(led))
+            if other.reachable:
+                other.demanded.update(dict.fromkeys(mine))
+            elif mine:
+                away.append(node)
+        return away
+
+    def next(self) -> Turn | None:
+        """The turn that is due, taken out of its place; `on_end` gives it one again."""
+        for node, other in self._others.items():
+            if other.reachable and other.demanded:
+                partition = next(iter(other.demanded))
+                del other.demanded[partition]
+                return Turn(partition, node, True, True)
+        for node, other in self._others.items():
+            if other.reachable and other.away_ms + self._quiet_ms <= self._now_ms:
+                due = self._due(other)
+                if due is not None:
+                    # Whoever had a turn goes to the end, so that no other owner waits for ever.
+                    self._others[node] = self._others.pop(node)
+                    return Turn(due[0], node, due[1], False)
+        return None
+
+    def on_end(self, turn: Turn, began_ms: int, is_done: bool) -> None:
+        """A comparison has ended: it succeeded, or must be tried again in a while."""
+        other = self._others[turn.node]
+        if turn.demanded:
+            self.failed += not is_done
+        elif is_done:
+            (other.leads if turn.leads else other.follows).append((turn.partition, began_ms))
+        else:
+            other.again.append((turn.partition, self._now_ms + self._again_ms, turn.leads))
+
+    def _due(self, other: _Other) -> tuple[int, bool] | None:
+        """A partition that is due, and whether this node leads."""
+        if other.again and other.again[0][1] <= self._now_ms:
+            partition, _, leads = other.again.popleft()
+            return partition, leads
+        turn_ms = max(self._now_ms - self._repair_ms, other.away_ms)
+        if other.leads and other.leads[0][1] <= turn_ms:
+            return other.leads.popleft()[0], True
+        if other.follows and other.follows[0][1] <= other.away_ms:
+            return other.follows.popleft()[0], False
+        return None
