@@ -25,7 +25,7 @@ class CoordinatorHost(Peer):
         self.up = True
         times = self.desk.settings.times
         self.machine = Coordinator(self.desk)
-        self.detector = Detector(times.suspect_s, times.tick_s)
+        self.detector = Detector(times)
         self.detector.watch(sorted(self.nodes), self.mono_s)
         self.after(int(times.tick_s * SECOND), "tick", self._tick)
 
