@@ -72,6 +72,7 @@ class CoordinatorServer(Member):
         known["requests"] = self.requests
         known["in_flight"] = self.coordinator.in_flight
         known["late_replies"] = self.coordinator.late_replies
+        known["slow"] = sorted(self._name(n) for n in self.coordinator.speculation.slow)
         return known
 
     def _perform(self, out: list[Out]) -> None:
