@@ -5,7 +5,8 @@
 
 It holds nothing but the requests in flight, so any coordinator can take any request and losing one
 loses no data. Time is an argument, in seconds of the observer's monotonic clock. A call that fails
-late, or is answered after its request has ended, does no harm and is only counted.
+late, or is answered after its request has ended, does no harm and is only counted. A mint that
+takes unusually long is asked of another owner as well (core/speculation.py).
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from dynamo_ray.core.messages import (
     GetOutcome,
     Merge,
     Merged,
+    Mint,
     Minted,
     PutOutcome,
     Refused,
     Send,
 )
+from dynamo_ray.core.operation import Operation
 from dynamo_ray.core.put import Put
-from dynamo_ray.core.requests import Desk, GetRequest, Group, PutRequest
+from dynamo_ray.core.requests import Desk, GetRequest, PutRequest
 from dynamo_ray.core.settings import Limits
+from dynamo_ray.core.speculation import MOST_KEYS, Speculation
 from dynamo_ray.core.values import value
 
 EXPIRED = Refused(
@@ -59,34 +63,13 @@ class ToClient:
 Out = ToNode | ToClient
 
 
-class Operation:
-    """One group of a request in flight: its machine, and when the caller's time is up.
-
-    After `end` nothing of it is sent any more, nor done by who gets it: a coordinator that was
-    stopped for long must not wake up with what the others have forgotten since (rule 12).
-    """
-
-    __slots__ = ("calls", "deadline", "end", "group", "lingers", "machine", "request", "to")
-
-    def __init__(
-        self, to: Any, request: PutRequest | GetRequest, group: Group, deadline: float, end: float
-    ) -> None:
-        self.to = to
-        self.request = request
-        self.group = group
-        self.machine: Put | Get = group.machine
-        self.deadline = deadline
-        self.end = end
-        self.lingers = False
-        self.calls: dict[int, bytes] = {}
-
-
 class Coordinator:
     """The requests in flight at one coordinator."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.late_replies = 0
+        self.speculation = Speculation()
         self._operations: dict[Operation, None] = {}
         self._calls: dict[int, Operation] = {}
         self._last_call = 0
@@ -116,7 +99,7 @@ class Coordinator:
             text = f"the coordinator has {len(self._operations)} requests in flight; try again"
             return [ToClient(to, Refused(Code.OVERLOADED, text))]
         request = (
-            PutRequest(message, self.desk)
+            PutRequest(message, self.desk, self.speculation.slow)
             if isinstance(message, ClientPut)
             else GetRequest(message, self.desk)
         )
@@ -136,9 +119,10 @@ class Coordinator:
         if operation is None:
             self.late_replies += 1
             return []
-        node = operation.calls.pop(call)
+        asked = operation.calls.pop(call)
+        self._note(call, asked, message, now)
         out: list[Out] = []
-        effects = _dispatch(operation.machine, node, message)
+        effects = _dispatch(operation.machine, asked, message)
         self._perform(operation, effects, now, wall_ms, out)
         return out
 
@@ -147,9 +131,10 @@ class Coordinator:
         operation = self._calls.pop(call, None)
         if operation is None:
             return []
-        node = operation.calls.pop(call)
+        asked = operation.calls.pop(call)
+        self.speculation.on_end(call)
         out: list[Out] = []
-        effects = operation.machine.on_failure(node, maybe_applied)
+        effects = operation.machine.on_failure(asked.node, maybe_applied, asked.message)
         self._perform(operation, effects, now, wall_ms, out)
         return out
 
@@ -163,10 +148,30 @@ class Coordinator:
         self.desk = Desk(self.desk.ring, self.desk.settings, self.desk.contexts, suspected)
         out: list[Out] = []
         if new:
+            self.speculation.on_suspected(new)
             for operation in list(self._operations):
-                for node in sorted(new.intersection(operation.calls.values())):
+                asked = {send.node for send in operation.calls.values()}
+                for node in sorted(new.intersection(asked)):
                     effects = operation.machine.on_failure(node, True)
                     self._perform(operation, effects, now, wall_ms, out)
+        return out
+
+    def wakes_at(self) -> float | None:
+        """When `on_wake` is due next, on the monotonic clock."""
+        return self.speculation.wakes_at()
+
+    def on_wake(self, now: float, wall_ms: int) -> list[Out]:
+        """Ask another owner for what a slow one was asked to mint."""
+        out: list[Out] = []
+        for call in self.speculation.late(now):
+            operation = self._calls[call]
+            if not self.speculation.affordable:
+                self.speculation.postpone(call, now)
+            elif isinstance(operation.machine, Put):
+                effects = operation.machine.on_late(operation.calls[call].node)
+                if effects:
+                    self.speculation.on_speculated()
+                self._perform(operation, effects, now, wall_ms, out)
         return out
 
     def on_tick(self, now: float, wall_ms: int) -> list[Out]:
@@ -203,11 +208,27 @@ class Coordinator:
         call = self._last_call
         if tracked:
             self._calls[call] = operation
-            operation.calls[call] = effect.node
+            operation.calls[call] = effect
         timeout_s = max(0.0, operation.deadline - now)
-        if isinstance(effect.message, Merge):
+        message = effect.message
+        if isinstance(message, Merge):
             timeout_s += self.desk.settings.times.linger_s
-        return ToNode(effect.node, call, effect.message, min(timeout_s, operation.end - now))
+        elif isinstance(message, Mint) and len(message.keys) <= MOST_KEYS:
+            begin_s = self.speculation.on_mint(call, effect.node, now)
+            if isinstance(operation.machine, Put) and operation.machine.has_another:
+                timeout_s = min(timeout_s, begin_s)
+        return ToNode(effect.node, call, message, min(timeout_s, operation.end - now))
+
+    def _note(self, call: int, asked: Send, message: Any, now: float) -> None:
+        """What an answer says of its node's pace."""
+        if isinstance(message, Minted | Merged):
+            self.speculation.on_persisted(asked.node)
+        if isinstance(message, Minted) or (
+            isinstance(message, Refused) and message.code == Code.EXPIRED
+        ):
+            self.speculation.on_answer(call, now)
+        else:
+            self.speculation.on_end(call)
 
     def _answer(self, to: Any, reply: Any, out: list[Out]) -> None:
         if reply is not None:
@@ -217,6 +238,7 @@ class Coordinator:
         self._operations.pop(operation, None)
         for call in operation.calls:
             self._calls.pop(call, None)
+            self.speculation.on_end(call)
         operation.calls.clear()
 
 
@@ -234,12 +256,13 @@ def _reply(request: PutRequest | GetRequest, wall_ms: int) -> Any:
     return request.reply_if_done(wall_ms)
 
 
-def _dispatch(machine: Put | Get, node: bytes, message: Any) -> list[Effect]:
+def _dispatch(machine: Put | Get, asked: Send, message: Any) -> list[Effect]:
     """A node's answer as an event of the machine; an answer of the wrong kind is a failure."""
+    node = asked.node
     if isinstance(message, Refused):
         if message.code == Code.UNKNOWN:
-            return machine.on_failure(node, True)
-        return machine.on_refused(node, message.code)
+            return machine.on_failure(node, True, asked.message)
+        return machine.on_refused(node, message.code, asked.message)
     if isinstance(machine, Put):
         if isinstance(message, Merged):
             return machine.on_merged(node)
@@ -247,7 +270,7 @@ def _dispatch(machine: Put | Get, node: bytes, message: Any) -> list[Effect]:
             return machine.on_minted(node, message)
     elif isinstance(message, Fetched):
         return machine.on_fetched(node, message)
-    return machine.on_failure(node, True)
+    return machine.on_failure(node, True, asked.message)
 
 
 def _too_much(message: ClientPut | ClientGet, limits: Limits) -> str:

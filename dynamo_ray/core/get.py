@@ -14,6 +14,7 @@ it waits until nobody is pending any more, so that each node behind gets one mes
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from dynamo_ray.core.merge import merge
 from dynamo_ray.core.messages import (
@@ -93,13 +94,15 @@ class Get:
             self._merged = _merge_columns([self._merged, fetched.states])
         return effects + self._check()
 
-    def on_refused(self, node: bytes, code: int) -> list[Effect]:
+    def on_refused(self, node: bytes, code: int, asked: Any = None) -> list[Effect]:
         """A node did nothing, and says so. An answer too long for it is too long for all."""
         if code == Code.TOO_LONG and not self._answered:
             return self._give_up(Code.TOO_LONG)
         return self.on_failure(node)
 
-    def on_failure(self, node: bytes, maybe_applied: bool = True) -> list[Effect]:
+    def on_failure(
+        self, node: bytes, maybe_applied: bool = True, asked: Any = None
+    ) -> list[Effect]:
         """No answer from a node: suspected, unreachable, or its connection was lost."""
         if self._closed or node not in self._pending:
             return []

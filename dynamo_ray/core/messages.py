@@ -16,6 +16,7 @@ from enum import IntEnum
 from typing import Any, ClassVar, NamedTuple
 
 from dynamo_ray.core.values import value
+from dynamo_ray.core.version import clock_of
 
 
 class Code(IntEnum):
@@ -94,6 +95,11 @@ class Minted:
     states: Sequence[bytes | None]
     contexts: Sequence[bytes | None]
     codes: Sequence[int] = ()
+
+    @property
+    def clocks(self) -> Sequence[bytes | None]:
+        """The context of each key, written out."""
+        return self.contexts or [clock_of(state or b"") for state in self.states]
 
 
 @value

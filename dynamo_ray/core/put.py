@@ -3,6 +3,7 @@
                   minted               W acks: Done(ok)
     start ─► MINTING ─────► SPREADING ─────────────────► … stragglers, stand-ins ─► closed
                │  refused, failed: the next candidate, same put ids
+               │  late: the next healthy owner as well; the first answer counts
                └─ no candidate left: Done(unavailable, or unknown once a mint may have been applied)
 
 A coordinator cannot mint (it has no counter that survives), so the value goes to one owner, comes
@@ -18,8 +19,9 @@ Events name the node they come from; each may come late, twice or after the end 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
-from typing import cast
+from typing import Any, cast
 
 from dynamo_ray.core.merge import merge
 from dynamo_ray.core.messages import (
@@ -34,9 +36,9 @@ from dynamo_ray.core.messages import (
     PutOutcome,
     Send,
 )
+from dynamo_ray.core.minting import Minting
 from dynamo_ray.core.quorum import Verdict, verdict
-from dynamo_ray.core.routing import Route, StandIns, minters
-from dynamo_ray.core.version import clock_of
+from dynamo_ray.core.routing import Route, StandIns
 
 NO_WRITES = "nodes take no writes because of their disks; free some space there"
 
@@ -54,8 +56,6 @@ class Put:
 
     # What a put begins with; most puts change little of it.
     _phase = Phase.MINTING
-    _tried = 0
-    _minter = b""
     _maybe_applied = False
     _answered = False
     _failures: Sequence[Failure] = ()
@@ -63,12 +63,19 @@ class Put:
     _contexts: Sequence[bytes | None] = ()
     _merge = Merge((), (), ())
 
-    def __init__(self, mint: Mint, route: Route, w: int, strict: bool = False) -> None:
+    def __init__(
+        self,
+        mint: Mint,
+        route: Route,
+        w: int,
+        strict: bool = False,
+        slow: frozenset[bytes] = frozenset(),
+    ) -> None:
         self._mint = mint
         self._route = route
         self._w = w
         self._strict = strict
-        self._candidates = minters(route, strict)
+        self._minting = Minting(route, strict, slow)
         self._stand_ins = StandIns(route)
         self._represented: dict[bytes, bytes] = {}
         self._pending: set[bytes] = set()
@@ -85,6 +92,11 @@ class Put:
         """True once the caller has its answer."""
         return self._answered
 
+    @property
+    def has_another(self) -> bool:
+        """True if there is one more healthy owner that can be asked to mint."""
+        return self._minting.has_another
+
     def start(self) -> list[Effect]:
         """Ask the first candidate to mint, or refuse at once if W nodes cannot be reached."""
         alive = self._reachable()
@@ -94,9 +106,15 @@ class Put:
 
     def on_minted(self, node: bytes, minted: Minted) -> list[Effect]:
         """A minter made the dots and persisted them."""
+        self._minting.on_end(node)
         if self._phase is Phase.MINTING:
             return self._first_minted(node, minted)
         return self._late_minted(node, minted)
+
+    def on_late(self, node: bytes) -> list[Effect]:
+        """A minter takes unusually long: ask another healthy owner as well."""
+        is_due = self._phase is Phase.MINTING and self._minting.on_late(node)
+        return self._mint_at_next() if is_due else []
 
     def on_merged(self, node: bytes) -> list[Effect]:
         """A node holds the state, persisted."""
@@ -105,18 +123,20 @@ class Put:
             self._acks.add(node)
         return self._after_vote()
 
-    def on_refused(self, node: bytes, code: int) -> list[Effect]:
-        """A node did nothing, and says so."""
+    def on_refused(self, node: bytes, code: int, asked: Any = None) -> list[Effect]:
+        """A node did nothing of what it was `asked`, and says so."""
         if code == Code.READ_ONLY:
             self._reason = NO_WRITES
-        return self.on_failure(node, maybe_applied=False)
+        return self.on_failure(node, False, asked)
 
-    def on_failure(self, node: bytes, maybe_applied: bool = True) -> list[Effect]:
-        """No answer from a node: suspected, unreachable, or its connection was lost."""
-        if self._phase is Phase.MINTING and node == self._minter:
-            self._maybe_applied = self._maybe_applied or maybe_applied
-            return self._mint_at_next()
-        if self._phase is not Phase.SPREADING or node not in self._pending:
+    def on_failure(
+        self, node: bytes, maybe_applied: bool = True, asked: Any = None
+    ) -> list[Effect]:
+        """No answer to what a node was `asked`, or, without that, the node is suspected."""
+        if self._phase is Phase.MINTING:
+            return self._not_minted(node, maybe_applied)
+        is_over = self._phase is Phase.CLOSED or isinstance(asked, Mint)
+        if is_over or node not in self._pending:
             return []
         self._pending.discard(node)
         return self._stand_in_for(self._represented.get(node, node)) + self._after_vote()
@@ -131,39 +151,37 @@ class Put:
         return self._end(Code.UNKNOWN, len(self._acks), close=self._phase is Phase.MINTING)
 
     def _reachable(self) -> int:
-        route = self._route
-        owners = len(route.healthy_owners)
-        return owners if self._strict else owners + len(route.healthy_spares)
+        owners = len(self._route.healthy_owners)
+        return owners if self._strict else owners + len(self._route.healthy_spares)
+
+    def _not_minted(self, node: bytes, maybe_applied: bool) -> list[Effect]:
+        if not self._minting.on_end(node):
+            return []
+        self._maybe_applied = self._maybe_applied or maybe_applied
+        return self._mint_at_next() if self._minting.is_stuck else []
 
     def _mint_at_next(self) -> list[Effect]:
-        if self._tried == len(self._candidates):
+        minter = self._minting.next()
+        if minter is None:
+            if self._minting.under_way:
+                return []
             code = Code.UNKNOWN if self._maybe_applied else Code.UNAVAILABLE
             return self._end(code, 0, close=True)
-        self._minter = self._candidates[self._tried]
-        self._tried += 1
         message = self._mint
-        if self._minter not in self._route.owners:
+        if minter not in self._route.owners:
             owner = self._owner_without_copy()
-            self._stand_ins.use(self._minter)
-            self._represented[self._minter] = owner
-            message = Mint(
-                message.keys,
-                message.partitions,
-                message.values,
-                message.contexts,
-                message.put_ids,
-                message.ttls_ms,
-                owner,
-            )
-        return [Send(self._minter, message)]
+            self._stand_ins.use(minter)
+            self._represented[minter] = owner
+            message = replace(message, hint_for=owner)
+        return [Send(minter, message)]
 
     def _owner_without_copy(self) -> bytes:
-        taken = set(self._represented.values())
-        return next((o for o in self._route.owners if o not in taken), self._route.owners[0])
+        taken, owners = set(self._represented.values()), self._route.owners
+        return next((owner for owner in owners if owner not in taken), owners[0])
 
     def _first_minted(self, node: bytes, minted: Minted) -> list[Effect]:
         self._phase = Phase.SPREADING
-        self._contexts = minted.contexts or [clock_of(state or b"") for state in minted.states]
+        self._contexts = minted.clocks
         if minted.codes:
             self._part(minted.codes)
             if not self._live:
@@ -183,7 +201,8 @@ class Put:
 
     def _honest(self, code: int) -> int:
         """What one minter refused, an earlier one that did not answer may have applied (rule 7)."""
-        return Code.UNKNOWN if self._maybe_applied and code not in ALWAYS_REFUSED else code
+        doubtful = self._maybe_applied or self._minting.under_way
+        return Code.UNKNOWN if doubtful and code not in ALWAYS_REFUSED else code
 
     def _merge_of(self, states: Sequence[bytes | None]) -> Merge:
         keys, partitions = self._mint.keys, self._mint.partitions
@@ -213,25 +232,36 @@ class Put:
         if node is None:
             return []
         self._represented[node] = owner
-        merge = self._merge
-        return self._send(node, Merge(merge.keys, merge.partitions, merge.states, owner))
+        return self._send(node, self._merge_for(node))
 
     def _send(self, node: bytes, merge: Merge) -> list[Effect]:
         self._pending.add(node)
         return [Send(node, merge)]
 
     def _late_minted(self, node: bytes, minted: Minted) -> list[Effect]:
-        """An earlier candidate minted after all: the same puts under other dots, made one here."""
-        if self._phase is not Phase.SPREADING or node in self._acks:
+        """An earlier candidate minted after all: the same puts under other dots, made one here.
+
+        Both dots are the writer's own, so its context covers both if it was not answered yet.
+        """
+        if self._phase is Phase.CLOSED:
             return []
-        states = list(self._merge.states)
+        states, contexts = list(self._merge.states), list(self._contexts)
+        late_contexts = minted.clocks
         for position, i in enumerate(self._live):
-            late = minted.states[i]
-            if late is not None:
+            late, late_context = minted.states[i], late_contexts[i]
+            if late is not None and late_context is not None:
                 states[position] = merge(states[position], late)
+                contexts[i] = merge(contexts[i] or late_context, late_context)
+        if states == self._merge.states:
+            return []
+        self._contexts = contexts
         self._merge = Merge(self._merge.keys, self._merge.partitions, states)
-        behind = [n for n in sorted(self._acks | {node}) if n in self._route.owners]
-        return [effect for owner in behind for effect in self._send(owner, self._merge)]
+        behind = sorted(self._acks | self._pending | {node})
+        return [effect for one in behind for effect in self._send(one, self._merge_for(one))]
+
+    def _merge_for(self, node: bytes) -> Merge:
+        owner = self._represented.get(node)
+        return self._merge if owner is None else replace(self._merge, hint_for=owner)
 
     def _after_vote(self) -> list[Effect]:
         if self._phase is not Phase.SPREADING:

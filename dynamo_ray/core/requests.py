@@ -67,9 +67,11 @@ class Group(NamedTuple):
 
 
 class PutRequest:
-    """One ClientPut, from its checks to its PutDone."""
+    """One ClientPut, from its checks to its PutDone; `slow` nodes are asked last to mint."""
 
-    def __init__(self, message: ClientPut, desk: Desk) -> None:
+    def __init__(
+        self, message: ClientPut, desk: Desk, slow: frozenset[bytes] = frozenset()
+    ) -> None:
         self._message = message
         self._desk = desk
         self._clocks: Sequence[bytes | None] = message.contexts
@@ -78,7 +80,7 @@ class PutRequest:
         w = message.w or desk.settings.w
         refused = self._refused(w)
         self.groups = [
-            Group(rows, Put(self._mint(rows, partitions), way, w, message.strict))
+            Group(rows, Put(self._mint(rows, partitions), way, w, message.strict, slow))
             for rows, partitions, way in _cut(message.keys, refused, desk)
         ]
         self._open = len(self.groups)

@@ -56,16 +56,21 @@ def routes(ring: Ring, suspected: frozenset[NodeId] = frozenset()) -> tuple[Rout
     return tuple(Route(order[:copies], order[copies:], suspected, places) for order in orders)
 
 
-def minters(route: Route, strict: bool = False) -> tuple[NodeId, ...]:
+def minters(
+    route: Route, strict: bool = False, slow: frozenset[NodeId] = frozenset()
+) -> tuple[NodeId, ...]:
     """Who may mint, in the order of trying: healthy owners, healthy spares, suspected owners.
 
-    Suspicion is one observer's guess, so suspected owners are tried in the end. Under a strict
-    quorum a spare's copy counts for nothing, so no spare is tried.
+    Of the healthy owners the `slow` ones are asked last. Suspicion is one observer's guess, so
+    suspected owners are tried in the end. Under a strict quorum a spare's copy counts for nothing,
+    so no spare is tried.
     """
     spares = () if strict else route.healthy_spares
-    if not route.suspected:
-        return route.owners + spares
     healthy = route.healthy_owners
+    if slow:
+        healthy = tuple(sorted(healthy, key=slow.__contains__))
+    if not route.suspected:
+        return healthy + spares
     return healthy + spares + tuple(node for node in route.owners if node not in healthy)
 
 

@@ -6,6 +6,8 @@ itself (paper §6.4): then nobody listens and requests come by `submit`.
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +36,8 @@ class CoordinatorServer(Member):
         contexts = ContextKeys(charter.cluster_id, secrets)
         self.coordinator = Coordinator(Desk(self.ring, charter.settings, contexts))
         self.requests = 0
+        self._wakes_at = math.inf
+        self._alarm: asyncio.TimerHandle | None = None
 
     def on_message(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
         """A client's request, and before its fields when it expires (a reading of our clock)."""
@@ -68,6 +72,7 @@ class CoordinatorServer(Member):
         known["requests"] = self.requests
         known["in_flight"] = self.coordinator.in_flight
         known["late_replies"] = self.coordinator.late_replies
+        known["slow"] = sorted(self._name(n) for n in self.coordinator.speculation.slow)
         return known
 
     def _perform(self, out: list[Out]) -> None:
@@ -76,6 +81,21 @@ class CoordinatorServer(Member):
                 self._send(effect)
             else:
                 effect.to(effect.message)
+        wakes_at = self.coordinator.wakes_at()
+        if wakes_at is not None and wakes_at < self._wakes_at:
+            self._wake_at(wakes_at)
+
+    def _wake_at(self, wakes_at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._wakes_at = wakes_at
+        delay_s = max(0.0, wakes_at - time.monotonic())
+        self._alarm = asyncio.get_running_loop().call_later(delay_s, self._wake)
+
+    def _wake(self) -> None:
+        self._wakes_at, self._alarm = math.inf, None
+        if not self._closing:
+            self._perform(self.coordinator.on_wake(time.monotonic(), wall_ms()))
 
     def _send(self, effect: ToNode) -> None:
         call, message = effect.call, effect.message

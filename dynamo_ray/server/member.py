@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dynamo_ray.core.charter import Charter
-from dynamo_ray.core.detector import Detector
+from dynamo_ray.core.detector import Detector, Silence
 from dynamo_ray.core.kinds import LOCATED, STATUS, STATUSED, VIEW, VIEWED, WHERE
 from dynamo_ray.core.membership import Fact, View, view_from
 from dynamo_ray.core.messages import Code, Refused
@@ -58,7 +58,7 @@ class Member:
         self.view = view
         self.fact: Fact | None = None
         times, limits = self.settings.times, self.settings.limits
-        self.detector = Detector(times.suspect_s, times.tick_s)
+        self.detector = Detector(times)
         self.peers: dict[bytes, Peer] = {}
         self.listener: Listener | None = None
         self.longest_hold_s = 0.0
@@ -93,15 +93,14 @@ class Member:
 
     def status(self) -> dict[str, Any]:
         """What this member knows of itself, as plain values."""
-        silent = {
-            self._name(node): round(self.detector.silence_s(node, time.monotonic()), 3)
-            for node in self.detector.suspected
-        }
+        now, suspected = time.monotonic(), self.detector.suspected
+        heard = {node: self.detector.silence_of(node, now) for node in self.peers}
         return {
             "name": self.fact.name if self.fact else "",
             "role": self.fact.role if self.fact else "",
             "address": f"{self.fact.host}:{self.fact.port}" if self.fact else "",
-            "suspected": silent,
+            "suspected": {self._name(n): round(heard[n].silence_s, 3) for n in suspected},
+            "heard": {self._name(n): _rounded(silence) for n, silence in heard.items()},
             "connected": sorted(self._name(n) for n, p in self.peers.items() if p.connected),
             "longest_hold_ms": round(self.longest_hold_s * 1000, 1),
             "uptime_s": round(time.time() - self.started_at, 1),
@@ -316,6 +315,10 @@ def reply_to(connection: Any, call: int, kind: int, fields: Any) -> None:
         connection.reply(call, kind, fields)
     except FrameError as error:
         connection.reply(call, Refused.KIND, (int(Code.TOO_LONG), str(error)))
+
+
+def _rounded(silence: Silence) -> dict[str, float]:
+    return {name: round(number, 3) for name, number in silence._asdict().items()}
 
 
 def _ignore(*_: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from dynamo_ray.core.coordinator import Coordinator, Out, ToNode
@@ -25,7 +26,8 @@ class CoordinatorHost(Peer):
         self.up = True
         times = self.desk.settings.times
         self.machine = Coordinator(self.desk)
-        self.detector = Detector(times.suspect_s, times.tick_s)
+        self._wakes_at = math.inf
+        self.detector = Detector(times)
         self.detector.watch(sorted(self.nodes), self.mono_s)
         self.after(int(times.tick_s * SECOND), "tick", self._tick)
 
@@ -72,6 +74,16 @@ class CoordinatorHost(Peer):
                 src, run, call = effect.to
                 if src.run == run:
                     self.answer(src, call, effect.message)
+        wakes_at = self.machine.wakes_at()
+        if wakes_at is not None and wakes_at < self._wakes_at:
+            self._wakes_at = wakes_at
+            delay_us = max(0, math.ceil((wakes_at - self.mono_s) * SECOND))
+            self.after(delay_us, "wake", self._wake, wakes_at)
+
+    def _wake(self, due: float) -> None:
+        if due == self._wakes_at:  # else an earlier one has taken its place
+            self._wakes_at = math.inf
+            self._perform(self.machine.on_wake(self.mono_s, self.wall_ms))
 
     def _ask(self, effect: ToNode) -> None:
         call = effect.call

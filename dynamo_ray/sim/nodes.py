@@ -84,7 +84,7 @@ class StorageNode(Peer):
         self._take_over(found, may_forget)
         self.rebuilding = Rebuilding(self)
         self.node = Node(self.replica, self.settings, self.ring)
-        self.detector = Detector(times.suspect_s, times.tick_s)
+        self.detector = Detector(times)
         self.detector.watch(sorted(self.peers), self.mono_s)
         self._gathered: list[Persist] = []
         self._appending = self._syncing = False

@@ -65,7 +65,8 @@ class Connection(asyncio.Protocol):
         self.closed_by: str | None = None  # why it ended; None while it is open
         self.fault: FrameError | None = None  # the garbage that ended it
         self.late_replies = 0
-        self.chunks = 0  # how often something arrived: a sign of life
+        self.chunks = 0  # how often something arrived, a sign of life; and when that was last
+        self.arrived_at = self.heard_at
         self.callback_faults = 0
         self.on_close = on_close
         self._accepting = self.welcome is None
@@ -218,6 +219,7 @@ class Connection(asyncio.Protocol):
         turn = self._turn
         turn.receiving = True
         self.chunks += 1
+        self.arrived_at = self._clock()
         try:
             self._heed(self._reader.feed(chunk))
         except FrameError as error:

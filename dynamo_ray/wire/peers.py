@@ -6,11 +6,11 @@
                                      └─ WAITING ◄──────────┘   50 ms, doubling to 1 s, jittered
 
 A call while it is not up fails at once: whom to ask instead is for the caller to decide, without
-waiting for us. While it is up the other side is pinged; each answer is news of it (on_heard) and
-a fresh reading of its clock. Several pings in a row without an answer end the connection, since a
-flow that a fault has stalled may stay stalled long after the fault is gone. They are counted, not
-timed: a program that was itself stopped for a minute has heard nobody for a minute, and must not
-conclude anything from that.
+waiting for us. While it is up the other side is pinged; each answer is news of it (on_heard) and a
+fresh reading of its clock, and whatever else has come since is news, too. Several pings in a row
+without an answer end the connection, since a flow that a fault has stalled may stay stalled long
+after the fault is gone. They are counted, not timed: a program that was itself stopped for a minute
+has heard nobody for a minute, and must not conclude anything from that.
 """
 
 from __future__ import annotations
@@ -245,6 +245,8 @@ class Peer:
             return
         self._timer = self._loop.call_later(self._options.interval_s, self._beat)
         arrived, self._arrived = connection.chunks != self._arrived, connection.chunks
+        if connection.arrived_at > connection.heard_at:  # something that was no answer to a ping
+            self._hooks.on_heard(connection.arrived_at)
         if connection.ping(self._hooks.on_heard) or arrived:
             self._missed = 0
             return

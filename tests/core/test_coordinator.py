@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ from dynamo_ray.core.messages import (
 )
 from dynamo_ray.core.ring import partition_of
 from dynamo_ray.core.settings import Limits, Settings, Times
+from dynamo_ray.core.speculation import BURST, LEAST_S, MOST_KEYS, SHARE, UNKNOWN_S
 from dynamo_ray.core.version import clock_of
 from tests.core.histories import dot, state, version
 from tests.core.test_requests import DESK, KEYS, keys_of_different_routes, put_of
@@ -60,7 +62,7 @@ def to_client(out: list[Any]) -> list[Any]:
 def test_a_put_from_the_request_to_the_reply() -> None:
     at = coordinator()
     (mint,) = ask(at, put_of(keys=[b"k"]))
-    assert (mint.node, mint.timeout_s) == (OWNERS[0], 1.0) and isinstance(mint.message, Mint)
+    assert mint.node == OWNERS[0] and isinstance(mint.message, Mint)
     second, third = reply(at, mint, MINTED)
     assert [second.node, third.node] == list(OWNERS[1:])
     (done,) = to_client(reply(at, third, Merged()))
@@ -136,8 +138,8 @@ def test_what_comes_too_late_is_not_begun() -> None:
 
 def test_nobody_may_ask_for_more_time_than_there_is() -> None:
     at = coordinator(times=Times(timeout_max_s=3.0))
-    (mint,) = ask(at, put_of(keys=[b"k"]), timeout_s=60.0)
-    assert mint.timeout_s == 3.0
+    *_, last = ask(at, GET, timeout_s=60.0)
+    assert last.timeout_s == 3.0
     assert to_client(at.on_tick(3.0, WALL))
 
 
@@ -209,6 +211,54 @@ def test_a_suspicion_routes_around_and_waits_no_longer() -> None:
     assert len(reply(at, mint, MINTED)) == 2  # an answer that comes after all is welcome
 
 
+BEGIN_S = 2 * UNKNOWN_S
+LATE_S = BEGIN_S + LEAST_S + 0.001
+
+
+def test_a_mint_is_to_begin_soon_where_another_owner_can_do_it() -> None:
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    assert mint.timeout_s == BEGIN_S
+    (second,) = reply(at, mint, Refused(Code.EXPIRED))
+    (third,) = reply(at, second, Refused(Code.EXPIRED))
+    assert [second.node, third.node] == list(OWNERS[1:])
+    assert second.timeout_s == BEGIN_S
+    assert third.timeout_s == pytest.approx(0.9), "all that is left"
+
+
+def test_a_late_mint_is_asked_of_the_next_owner_and_others_go_there_first() -> None:
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    assert at.wakes_at() is not None and at.on_wake(BEGIN_S, WALL) == []
+    (again,) = at.on_wake(LATE_S, WALL)
+    assert again.node == OWNERS[1] and again.message.put_ids == mint.message.put_ids
+    (other,) = ask(at, put_of(keys=[b"k"]), now=LATE_S)
+    assert other.node == OWNERS[1]
+    merges = reply(at, again, MINTED, now=LATE_S)
+    assert {merge.node for merge in merges} == {OWNERS[0], OWNERS[2]}
+    assert reply(at, mint, Refused(Code.EXPIRED), now=1.0) == []
+    (other,) = ask(at, put_of(keys=[b"k"]), now=LATE_S)
+    assert other.node == OWNERS[1], "it is awake, and has persisted nothing"
+    reply(at, next(m for m in merges if m.node == OWNERS[0]), Merged(), now=1.0)
+    (other,) = ask(at, put_of(keys=[b"k"]), now=1.1)
+    assert other.node == OWNERS[0]
+
+
+def test_few_mints_are_speculative_however_many_are_late() -> None:
+    at = coordinator()
+    for _ in range(200):
+        ask(at, put_of(keys=[b"k"]))
+    assert BURST <= len(at.on_wake(LATE_S, WALL)) < BURST * (1 + 2 * SHARE)
+    assert at.on_wake(LATE_S + LEAST_S + 0.001, WALL) == []
+
+
+def test_a_long_batch_takes_long_because_it_is_long() -> None:
+    at = coordinator()
+    calls = ask(at, put_of(keys=[b"k"] * (MOST_KEYS + 1)))
+    assert [call.timeout_s for call in calls] == [1.0]
+    assert at.wakes_at() is None
+
+
 def test_an_answer_of_the_wrong_kind_is_a_failure() -> None:
     at = coordinator()
     (mint,) = ask(at, put_of(keys=[b"k"]))
@@ -238,7 +288,9 @@ def test_a_call_that_nobody_waits_for_does_no_harm() -> None:
 
 _events = st.lists(
     st.tuples(
-        st.sampled_from(["put", "get", "ok", "ok", "ok", "refuse", "lost", "suspect", "tick"]),
+        st.sampled_from(
+            ["put", "get", "ok", "ok", "ok", "refuse", "lost", "suspect", "wake", "tick"]
+        ),
         st.integers(0, 9),
     ),
     max_size=40,
@@ -278,6 +330,8 @@ def test_every_request_is_answered_once_and_leaves_nothing_behind(
             take(at.on_request(asked, message, now + 1.0, now, WALL))
         elif what == "tick":
             take(at.on_tick(now, WALL))
+        elif what == "wake":
+            take(at.on_wake((at.wakes_at() or now) + 0.001, WALL))
         elif what == "suspect":
             node = DESK.ring.members[which % 6].node
             take(at.on_suspected(frozenset({node}), frozenset({node}), now, WALL))
@@ -293,4 +347,4 @@ def test_every_request_is_answered_once_and_leaves_nothing_behind(
     take(at.on_tick(now + 200, WALL))
     assert sorted(answered) == list(range(1, asked + 1))
     assert at.in_flight == 0
-    assert not at._calls
+    assert not at._calls and at.wakes_at() is None

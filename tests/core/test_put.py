@@ -110,7 +110,74 @@ def test_a_minter_that_answers_late_makes_one_put_with_the_second() -> None:
     second = state(version(dot("b", 1), b"v"))
     machine.on_minted(B, Minted([second], [clock_of(second)]))
     both = Merge([b"k"], [7], [merge(HELD, second)])
-    assert machine.on_minted(A, MINTED) == [Send(A, both), Send(B, both)]
+    assert machine.on_minted(A, MINTED) == [Send(A, both), Send(B, both), Send(C, both)]
+    assert machine.on_minted(A, MINTED) == []  # twice is once
+
+
+def test_what_a_late_minter_made_reaches_a_stand_in_too_and_the_writers_context() -> None:
+    machine = put(C, w=3)
+    machine.start()
+    assert machine.on_late(A) == [Send(B, MINT)]
+    second = state(version(dot("b", 1), b"v"))
+    minted = Minted([second], [clock_of(second)])
+    first = Merge([b"k"], [7], [second])
+    assert machine.on_minted(B, minted) == [Send(A, first), Send(D, hinted(first, C))]
+    both = Merge([b"k"], [7], [merge(HELD, second)])
+    assert machine.on_minted(A, MINTED) == [Send(A, both), Send(B, both), Send(D, hinted(both, C))]
+    machine.on_merged(A)
+    (done,) = machine.on_merged(D)
+    assert done == Done(PutOutcome([clock_of(merge(HELD, second))]))
+
+
+# The minter is slow.
+
+
+def test_a_late_minter_is_not_waited_for_and_not_given_up() -> None:
+    machine = put()
+    machine.start()
+    assert machine.has_another
+    assert machine.on_late(A) == [Send(B, MINT)]
+    assert machine.on_late(A) == [], "B is at work"
+    assert machine.on_late(B) == [Send(C, MINT)]
+    assert not machine.has_another
+    assert machine.on_late(C) == [], "a spare is no better than a slow owner"
+    assert machine.on_minted(A, MINTED) == [Send(B, MERGE), Send(C, MERGE)]
+    assert machine.on_late(B) == []
+
+
+def test_slow_owners_are_asked_last_and_before_spares() -> None:
+    machine = Put(MINT, Route((A, B, C), (D, E)), 2, slow=frozenset({A, C}))
+    assert machine.start() == [Send(B, MINT)]
+    assert machine.on_refused(B, Code.NOT_READY, MINT) == [Send(A, MINT)]
+    assert machine.on_refused(A, Code.NOT_READY, MINT) == [Send(C, MINT)]
+    assert machine.on_refused(C, Code.NOT_READY, MINT) == [Send(D, hinted(MINT, A))]
+
+
+def test_where_nobody_else_is_left_the_late_ones_are_waited_for() -> None:
+    machine = put(spares=())
+    machine.start()
+    machine.on_late(A)
+    assert machine.on_refused(B, Code.NOT_READY, MINT) == [Send(C, MINT)]
+    assert machine.on_refused(C, Code.NOT_READY, MINT) == []
+    assert machine.on_refused(A, Code.EXPIRED, MINT) == [ended(Code.UNAVAILABLE)]
+
+
+def test_what_the_second_refuses_the_first_may_do_yet() -> None:
+    machine = put()
+    machine.start()
+    machine.on_late(A)
+    refused = Minted([None], [None], [Code.TOO_MANY_SIBLINGS])
+    assert machine.on_minted(B, refused) == [ended(Code.UNKNOWN)]
+
+
+def test_a_late_mint_that_is_refused_is_no_refusal_of_the_copy() -> None:
+    machine = put(w=3)
+    machine.start()
+    machine.on_late(A)
+    machine.on_minted(B, MINTED)
+    assert machine.on_refused(A, Code.EXPIRED, MINT) == []
+    machine.on_merged(C)
+    assert machine.on_merged(A) == [OK]
 
 
 def test_the_first_of_two_minters_to_answer_is_taken() -> None:
@@ -307,17 +374,21 @@ class Driver:
             node, message = self.open[which % len(self.open)]
             self.maybe_applied = self.maybe_applied or isinstance(message, Mint)
             self.take(lambda: machine.on_failure(node, True))
+        elif self.open and what == "late":
+            node, message = self.open[which % len(self.open)]
+            if isinstance(message, Mint):
+                self.take(lambda: machine.on_late(node))
         elif self.open and what in ("ok", "lost", "unsent", "refuse"):
             node, message = self.open.pop(which % len(self.open))
             if what == "ok":
                 self.over.append((node, message))
                 self.answer(node, message)
             elif what == "refuse":
-                self.take(lambda: machine.on_refused(node, Code.NOT_READY))
+                self.take(lambda: machine.on_refused(node, Code.NOT_READY, message))
             else:
                 lost = what == "lost"
                 self.maybe_applied = self.maybe_applied or (lost and isinstance(message, Mint))
-                self.take(lambda: machine.on_failure(node, lost))
+                self.take(lambda: machine.on_failure(node, lost, message))
 
     def answer(self, node: bytes, message: Any) -> None:
         self.acked.add(node)
@@ -332,9 +403,7 @@ class Driver:
 
 _steps = st.lists(
     st.tuples(
-        st.sampled_from(
-            ["ok", "ok", "ok", "lost", "unsent", "refuse", "suspect", "again", "deadline"]
-        ),
+        st.sampled_from("ok ok ok lost unsent refuse suspect late again deadline".split()),
         st.integers(0, 4),
     ),
     max_size=25,

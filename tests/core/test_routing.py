@@ -43,6 +43,11 @@ def test_the_first_healthy_owner_mints_and_suspected_ones_are_tried_last() -> No
     assert minters(suspecting(A, B, C, E)) == (D, F, A, B, C)
 
 
+def test_a_slow_owner_mints_after_the_other_healthy_owners() -> None:
+    assert minters(suspecting(), slow=frozenset({A, D})) == (B, C, A, D, E, F)
+    assert minters(suspecting(B), slow=frozenset({A, B})) == (C, A, D, E, F, B)
+
+
 def test_a_sloppy_quorum_asks_the_first_n_healthy_nodes() -> None:
     """Dynamo §4.6: operations are done on the first N healthy nodes of the preference list."""
     down = suspecting(B, D)

@@ -131,6 +131,25 @@ def test_pings_bring_news_readings_and_round_trips(on_net: Any) -> None:
         assert served.reading_ms > first, "the other side learns our clock by the same pings"
 
 
+def test_whatever_arrives_is_news_of_the_other_side(on_net: Any) -> None:
+    """A busy server may be late to answer pings, and is heard all the same."""
+
+    @on_net
+    async def _(net: Any) -> None:
+        listener = await net.listen()
+        heard: list[float] = []
+        peer = net.peer(listener.port, Options(interval_s=0.02), on_heard=heard.append)
+        peer.start()
+        await net.until(lambda: peer.round_trip_s is not None)
+        [served] = listener.connections
+        vars(served)["_heed_ping"] = lambda call, fields: None
+        await asyncio.sleep(0.1)
+        pongs = len(heard)
+        served.send(ECHO, (b"unasked",))
+        await net.until(lambda: len(heard) > pongs)
+        assert heard[-1] == peer.connection.arrived_at > peer.connection.heard_at
+
+
 def test_a_peer_that_does_not_answer_pings_is_left_and_tried_again(on_net: Any) -> None:
     @on_net
     async def _(net: Any) -> None:
