@@ -26,6 +26,7 @@ from dynamo_ray.connecting import Way, credentials_of, open_async
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.kinds import COPY
 from dynamo_ray.core.ring import partition_of
+from dynamo_ray.errors import ClusterNotFoundError
 from dynamo_ray.founding import _read
 from dynamo_ray.server.embedded import embedded_channel
 from dynamo_ray.session import Session
@@ -67,14 +68,19 @@ class Hurt:
 
     def is_whole(self) -> bool:
         """True if every member is up and no hint waits."""
-        status = self.status()
-        return status.healthy and all(one["state"] == "up" for one in status.coordinators)
+        with suppress(ClusterNotFoundError):  # nobody answers
+            status = self.status()
+            return status.healthy and all(one["state"] == "up" for one in status.coordinators)
+        return False
 
     def pids(self) -> dict[str, int]:
         """The pids of those members that answer, by name."""
-        status = self.status()
-        found = {node.name: node.pid for node in status.nodes if node.pid}
-        return found | {one["name"]: one["pid"] for one in status.coordinators if one.get("pid")}
+        with suppress(ClusterNotFoundError):
+            status = self.status()
+            found = {node.name: node.pid for node in status.nodes if node.pid}
+            pool = {one["name"]: one["pid"] for one in status.coordinators if one.get("pid")}
+            return found | pool
+        return {}
 
     def ports(self) -> set[int]:
         """Where members listen now; a coordinator that is started again listens elsewhere."""
@@ -93,14 +99,14 @@ class Hurt:
             os.kill(pid, sign)
         return pids
 
-    def wait_until_back(self, killed: dict[str, int]) -> None:
+    def wait_until_back(self, killed: dict[str, int], timeout_s: float = 40.0) -> None:
         """Wait until Ray has started again whom it lost, and they answer."""
 
         def are_back() -> bool:
             now = self.pids()
             return all(now.get(name, pid) != pid for name, pid in killed.items())
 
-        wait(are_back, what=f"the return of {', '.join(killed)}")
+        wait(are_back, timeout_s, what=f"the return of {', '.join(killed)}")
 
     def ray_pids(self, program: str) -> list[int]:
         """The processes of this Ray that run a program of Ray's (gcs_server, raylet)."""

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from dynamo_ray.core.clock import Clock, Dot
 from dynamo_ray.core.context import CLOCK_AT
+from dynamo_ray.core.mint import CONCURRENT
 from dynamo_ray.core.version import Version
 from dynamo_ray.sim import checkers
 from dynamo_ray.sim.checkers import Truth, Verdict
@@ -67,7 +68,7 @@ def work_out_mints(history: History) -> None:
     writes = {write.number: write for write in history.writes}
     for (key, dot), number in sorted(of_dot.items(), key=lambda one: writes[one[1]].invoked):
         write = writes[number]
-        context = write.context[CLOCK_AT:] if write.context else b""
+        context = write.context[CLOCK_AT:] if write.context else CONCURRENT
         node = dot.writer.hex()
         history.mints.append(Minted(dot, number, key, node, write.invoked, context, None, b""))
 

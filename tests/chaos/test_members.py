@@ -27,6 +27,9 @@ NODES = [f"n{i}" for i in range(1, 6)]
 COORDINATORS = ["c1", "c2"]
 # Time to suspect somebody, twice as much for a machine that is busy, and some for the request.
 GAP_S = 3 * 0.6 + 1.0
+# A request may take its whole time-out, and then its client asks again.
+LONGEST_S = 2.0 + GAP_S
+WORKERS = 10
 Keep = Callable[[Drilled], Drilled]
 
 
@@ -38,8 +41,17 @@ def whole(cluster: Hurt) -> Hurt:
 
 def assert_nothing_failed(drilled: Drilled, gap_s: float = GAP_S) -> None:
     """No sloppy request failed; the rest as `assert_sound`."""
-    assert (drilled.puts_failed, drilled.puts_unknown, drilled.gets_failed) == (0, 0, 0)
+    failed = drilled.puts_failed, drilled.puts_unknown, drilled.gets_failed
+    assert failed == (0, 0, 0), drilled.errors
     assert drilled.longest_gap_s < gap_s
+    assert_sound(drilled)
+
+
+def assert_writes_went_on(drilled: Drilled) -> None:
+    """No put was refused; what a worker had under way may have ended as one that may be there."""
+    assert drilled.puts_failed == 0, drilled.errors
+    assert drilled.puts_unknown <= WORKERS, drilled.errors
+    assert drilled.longest_gap_s < LONGEST_S
     assert_sound(drilled)
 
 
@@ -129,19 +141,15 @@ def test_both_coordinators_are_killed(whole: Hurt, keep: Keep) -> None:
 
 @slow
 def test_two_of_three_owners_are_killed(whole: Hurt, keep: Keep) -> None:
-    drilled = keep(killed(whole, "two nodes are killed", "n1", "n2"))
-    assert (drilled.puts_failed, drilled.puts_unknown) == (0, 0)
-    assert_sound(drilled)
+    assert_writes_went_on(keep(killed(whole, "two nodes are killed", "n1", "n2")))
 
 
 @slow
 def test_two_of_three_owners_stand_still(whole: Hurt, keep: Keep) -> None:
     """Sloppy writes go on; strict ones, and reads of what only the two may know, are refused."""
     drilled = keep(stopped(whole, "two nodes stand still for 4 s", "n3", "n4", lasts_s=4.0))
-    assert (drilled.puts_failed, drilled.puts_unknown) == (0, 0)
+    assert_writes_went_on(drilled)
     assert drilled.strict_failed > 0
-    assert drilled.longest_gap_s < 2 * GAP_S
-    assert_sound(drilled)
 
 
 @slow
