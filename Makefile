@@ -7,13 +7,14 @@ export PYTHON
 run := .venv/bin/python -m
 seeds ?= 20000
 
-.PHONY: help demo test check lint bench soak clean setup
+.PHONY: help demo test check lint bench chaos soak clean setup
 
 help:
 	@echo 'make demo    start a small cluster, break it, and show that nothing is lost'
 	@echo 'make test    style, types and all tests, with real Ray actors (slow ones left out)'
 	@echo 'make check   style, types and the tests that need no Ray: two to five minutes'
 	@echo 'make bench   measure, and compare with what else could be used'
+	@echo 'make chaos   kill, stop, reset and cut off what runs, the GCS too, under load: ten minutes'
 	@echo 'make soak    every test, slow ones too, with seeds=$(seeds): for a night'
 	@echo 'make clean   remove caches and built packages (.venv stays)'
 
@@ -32,6 +33,9 @@ lint: setup
 
 bench: setup
 	@$(run) benchmarks
+
+chaos: setup
+	@$(run) pytest tests/chaos --chaos-json build/chaos.json
 
 soak: setup
 	@HYPOTHESIS_PROFILE=soak $(run) pytest --seeds $(seeds) --timeout 14400

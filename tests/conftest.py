@@ -43,6 +43,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=int(os.environ.get("DYNAMO_RAY_SEEDS", "300")),
         help="how many seeds the simulator runs (default: DYNAMO_RAY_SEEDS, else 300)",
     )
+    group.addoption(
+        "--chaos-json",
+        metavar="FILE",
+        help="write what came out of the drills (tests/chaos) to this file, as JSON",
+    )
 
 
 @pytest.fixture(scope="session")
