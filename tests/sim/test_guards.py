@@ -971,7 +971,7 @@ GUARDS = (
         replace(BUSY, weather=Weather(delay_us=1000, tail_us=30 * MS)),
         nothing,
         ("no_breach", "nothing_lost"),
-        seed=4,
+        seed=21,
     ),
     Guard(
         "12",
