@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,29 @@ def test_a_client_may_look_and_let_compare_and_no_more(tmp_path: Path) -> None:
                 kind, fields = await connection.request(REPAIR, (bad,), 5.0)
                 assert (kind, fields[0]) == (Refused.KIND, Code.BAD_REQUEST)
             connection.close()
+
+    run(story(), 40)
+
+
+def test_what_differs_for_a_moment_only_is_not_told(tmp_path: Path) -> None:
+    """As a write under way does: it has reached one owner and not yet the others."""
+
+    async def story() -> None:
+        async with Loopback(tmp_path, settings=SETTINGS) as cluster:
+            client = await cluster.connect()
+            await client.put_many(dict.fromkeys(KEYS, b"x"), w=3)
+            await first_round(cluster)
+            replica = cluster.nodes["n2"].node.replica
+            before = [dict(of) for of in replica.maps]
+            assert forget(cluster.nodes["n2"], 30) == 30
+
+            def arrive() -> None:
+                for partition, of in enumerate(before):
+                    replica.maps[partition].update(of)
+                    replica.forest.mark([partition] * len(of), list(of))
+
+            asyncio.get_running_loop().call_later(0.5, arrive)
+            assert (await verify(client.session, cluster.credentials)).are_equal
 
     run(story(), 40)
 
