@@ -13,8 +13,8 @@ shows one long interval among many short ones; so the longest counts as four dev
 node was silent for lately it may be silent for again. No line is taken for calmer than one on which
 phi is 8 at `suspect_s`, and beyond four times that everybody is suspected.
 
-Every sign of life ends a silence, but at most one interval in half a heartbeat is a sample: else a
-busy node would teach that it speaks each millisecond, and be suspected when it falls idle. What
+Every sign of life ends a silence, but at most one interval in half a heartbeat is a sample: else
+the traffic of a busy moment would drive out of the window what heartbeats are like. What
 lies beyond the bound is a fault and teaches nothing, nor does the time before a new connection. A
 closed connection is evidence at once (a killed process closes its sockets). An observer that was
 itself stalled suspects nobody for it and learns nothing from it: the silence was its own. Suspicion

@@ -96,14 +96,14 @@ class Rounds:
                 other.demanded.clear()
         self._now_ms = now_ms
 
-    def on_demand(self, partitions: Iterable[int]) -> list[bytes]:
-        """Compare these at once, as far as this node leads; who of the others is away now."""
+    def on_demand(self, partitions: Iterable[int], unreachable: frozenset[bytes]) -> list[bytes]:
+        """Compare these at once, as far as this node leads; who of the others is left out."""
         wanted = set(partitions)
         away = []
         for node, other in self._others.items():
             led = [p for p, _ in other.leads] + [p for p, _, leads in other.again if leads]
             mine = sorted(wanted.intersection(led))
-            if other.reachable:
+            if node not in unreachable:
                 other.demanded.update(dict.fromkeys(mine))
             elif mine:
                 away.append(node)

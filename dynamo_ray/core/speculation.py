@@ -24,7 +24,8 @@ from dynamo_ray.core.latency import Latencies
 
 QUANTILE = 0.99
 LEAST_S = 0.05  # below it a wait is the machines' noise
-UNKNOWN_S = 0.05  # what is taken for the p99 of a node of which little is known
+ANSWER_S = 0.15  # an answer that is under way makes a second mint worse than waiting for it
+UNKNOWN_S = 0.1  # what is taken for the p99 of a node of which little is known
 FAULT_S = 1.0  # an answer after so long was held up by a fault: it says nothing of the usual
 SHARE = 0.05  # of all mints
 BURST = 50.0
@@ -63,7 +64,7 @@ class Speculation:
         begin_s = max(LEAST_S, 2 * usual_s)
         self._open[call] = node, now
         self._tokens = min(BURST, self._tokens + SHARE)
-        heappush(self._agenda, (now + begin_s + max(LEAST_S, usual_s), call))
+        heappush(self._agenda, (now + begin_s + max(ANSWER_S, usual_s), call))
         return begin_s
 
     def on_answer(self, call: int, now: float) -> None:

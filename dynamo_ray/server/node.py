@@ -117,7 +117,8 @@ class NodeServer(Member):
             refused = Refused(Code.BAD_REQUEST, f"partitions are numbered from 0 to {q - 1}")
             reply_to(connection, call, Refused.KIND, to_fields(refused))
             return
-        away = self.node.sync.rounds.on_demand(range(q) if partition < 0 else (partition,))
+        wanted = range(q) if partition < 0 else (partition,)
+        away = self.node.sync.rounds.on_demand(wanted, self._unreachable())
         told = {**self.node.sync.status(), "left_out": sorted(map(self._name, away))}
         reply_to(connection, call, REPAIRED, (json.dumps(told),))
 

@@ -25,7 +25,7 @@ from dynamo_ray.core.messages import (
 )
 from dynamo_ray.core.ring import partition_of
 from dynamo_ray.core.settings import Limits, Settings, Times
-from dynamo_ray.core.speculation import BURST, LEAST_S, MOST_KEYS, SHARE, UNKNOWN_S
+from dynamo_ray.core.speculation import ANSWER_S, BURST, LEAST_S, MOST_KEYS, SHARE, UNKNOWN_S
 from dynamo_ray.core.version import clock_of
 from tests.core.histories import dot, state, version
 from tests.core.test_requests import DESK, KEYS, keys_of_different_routes, put_of
@@ -212,7 +212,7 @@ def test_a_suspicion_routes_around_and_waits_no_longer() -> None:
 
 
 BEGIN_S = 2 * UNKNOWN_S
-LATE_S = BEGIN_S + LEAST_S + 0.001
+LATE_S = BEGIN_S + ANSWER_S + 0.001
 
 
 def test_a_mint_is_to_begin_soon_where_another_owner_can_do_it() -> None:

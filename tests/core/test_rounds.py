@@ -99,13 +99,13 @@ def test_by_command_at_once_and_only_with_whom_is_there() -> None:
     of = rounds()
     taken(of, QUIET_MS)
     of.on_tick(3_000, frozenset({B}))
-    assert of.on_demand([0, 1, 2]) == [B]
+    assert of.on_demand([0, 1, 2], frozenset({B})) == [B]
     assert of.demanded == 2
     turns = taken(of, 3_001, frozenset({B}))
     assert pairs(turns) == {(0, C), (1, C)} and all(turn.demanded for turn in turns)
     assert (of.demanded, of.failed) == (0, 0)
     of.on_tick(3_002, NOBODY)
-    of.on_demand([0])
+    of.on_demand([0], NOBODY)
     of.on_tick(3_003, frozenset({B, C}))  # both went away before their turn
     assert (of.demanded, of.failed) == (0, 2)
 
@@ -113,7 +113,7 @@ def test_by_command_at_once_and_only_with_whom_is_there() -> None:
 def test_a_demanded_comparison_that_fails_is_counted_and_not_repeated() -> None:
     of = rounds()
     taken(of, QUIET_MS)
-    of.on_demand([3])
+    of.on_demand([3], NOBODY)
     assert pairs(taken(of, 3_000, done=False)) == {(3, C)}
     assert (of.demanded, of.failed) == (0, 1)
     assert taken(of, 3_001) == []

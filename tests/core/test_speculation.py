@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dynamo_ray.core.latency import ENOUGH
 from dynamo_ray.core.speculation import (
+    ANSWER_S,
     BURST,
     FAULT_S,
     LEAST_S,
@@ -17,7 +18,7 @@ from dynamo_ray.core.speculation import (
 )
 
 A, B = b"a", b"b"
-LATE_S = 2 * UNKNOWN_S + LEAST_S + 0.001  # at a node of which nothing is known
+LATE_S = 2 * UNKNOWN_S + ANSWER_S + 0.001  # at a node of which nothing is known
 
 
 def used_to(seconds: float, node: bytes = A) -> Speculation:
@@ -28,12 +29,12 @@ def used_to(seconds: float, node: bytes = A) -> Speculation:
     return speculation
 
 
-def test_a_quick_node_is_late_after_twice_the_least() -> None:
+def test_a_quick_node_is_given_the_least() -> None:
     speculation = used_to(0.001)
     assert speculation.on_mint(900, A, 1.0) == LEAST_S
-    assert speculation.wakes_at() == pytest.approx(1.0 + 2 * LEAST_S)
+    assert speculation.wakes_at() == pytest.approx(1.0 + LEAST_S + ANSWER_S)
     assert speculation.late(1.0 + LEAST_S) == []
-    assert speculation.late(1.001 + 2 * LEAST_S) == [900]
+    assert speculation.late(1.001 + LEAST_S + ANSWER_S) == [900]
     assert speculation.slow == {A}
     assert speculation.wakes_at() is None
 

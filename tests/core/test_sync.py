@@ -170,11 +170,36 @@ def test_pages_are_bounded_in_keys_and_bytes(monkeypatch: pytest.MonkeyPatch) ->
     assert world.held(A) == world.held(B) == {**a, **b}
     assert world.kinds.count("Compare") == 1
     assert world.kinds.count("Enumerate") == 3
+    pushed: list[bytes] = []
     for _, message in world.sent:
         if isinstance(message, Fetch | Merge):
+            size = sum(len(world.held(A)[key]) for key in message.keys)
             assert len(message.keys) <= 3
+            assert len(message.keys) == 1 or size <= 256 * 1024
         if isinstance(message, Merge):
-            assert len(message.keys) == 1 or sum(map(len, message.states)) <= 256 * 1024
+            pushed += message.keys
+    assert sorted(pushed) == sorted(a)  # each once, though a page shows only some of theirs
+
+
+def test_a_page_hashes_only_so_much() -> None:
+    held = {b"%d" % i: state(version(dot("a", 1), bytes(700_000))) for i in range(3)}
+    page = asked(pair({}, held), Enumerate(0, list(range(1024)), b""))
+    assert (page.keys, page.last) == ([b"0", b"1"], False)
+    page = asked(pair({}, held), Enumerate(0, list(range(1024)), b"1"))
+    assert (page.keys, page.last) == ([b"2"], True)
+
+
+def test_where_all_fails_a_tick_tries_one_partition_and_not_all_in_turn() -> None:
+    ring = Ring(3, 2, tuple(Member(n, n.decode()[:1]) for n in (A, B)), (A, B) * 3)
+    settings = Settings(n=2, r=1, w=1, partitions=3, times=Times(repair_s=10.0))
+    replica = Replica(A, settings, [{b"k": OLD} for _ in range(3)], frozenset(range(3)))
+    node = Node(replica, settings, ring)
+    node.on_incarnation(incarnation(1))
+    node.on_tick(0, 0, NOBODY)
+    for tick in range(1, 4):
+        [ask] = node.on_tick(1_100 * tick, 0, NOBODY)
+        assert isinstance(ask, ToPeer)
+        assert node.on_peer(B, ask.message, None) == []
 
 
 def test_no_more_moves_in_a_second_than_the_budget() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def copies(cluster: Loopback) -> list[list[bytes | None]]:
 
 def are_equal(cluster: Loopback) -> bool:
     return all(len(set(of)) == 1 and len(of) == 3 for of in copies(cluster))
+
+
+async def first_round(cluster: Loopback) -> None:
+    """Until every node has compared all that it leads: from then on nobody does so by itself."""
+    nodes = cluster.nodes.values()
+    await until(lambda: all(n.node.sync.status()["round_s"] is not None for n in nodes), 20)
 
 
 def forget(server: NodeServer, count: int) -> int:
@@ -73,8 +80,7 @@ def test_by_command_at_once_and_what_it_did_is_told(tmp_path: Path) -> None:
         async with Loopback(tmp_path, settings=SETTINGS) as cluster:
             client = await cluster.connect()
             await client.put_many(dict.fromkeys(KEYS, b"x"), w=3)
-            await until(lambda: are_equal(cluster))
-            await repair(client.session, cluster.credentials)
+            await first_round(cluster)
             lost = forget(cluster.nodes["n2"], 30)
             assert lost == 30
             before = await verify(client.session, cluster.credentials)
@@ -105,7 +111,7 @@ def test_only_the_partition_that_was_asked_for(tmp_path: Path) -> None:
         async with Loopback(tmp_path, settings=SETTINGS) as cluster:
             client = await cluster.connect()
             await client.put_many(dict.fromkeys(KEYS, b"x"), w=3)
-            await repair(client.session, cluster.credentials)
+            await first_round(cluster)
             forget(cluster.nodes["n2"], len(KEYS))
             held = [len(of) for of in cluster.nodes["n2"].node.replica.maps]
             assert sum(held) == 0
@@ -154,6 +160,29 @@ def test_a_client_may_look_and_let_compare_and_no_more(tmp_path: Path) -> None:
                 kind, fields = await connection.request(REPAIR, (bad,), 5.0)
                 assert (kind, fields[0]) == (Refused.KIND, Code.BAD_REQUEST)
             connection.close()
+
+    run(story(), 40)
+
+
+def test_what_differs_for_a_moment_only_is_not_told(tmp_path: Path) -> None:
+    """As a write under way does: it has reached one owner and not yet the others."""
+
+    async def story() -> None:
+        async with Loopback(tmp_path, settings=SETTINGS) as cluster:
+            client = await cluster.connect()
+            await client.put_many(dict.fromkeys(KEYS, b"x"), w=3)
+            await first_round(cluster)
+            replica = cluster.nodes["n2"].node.replica
+            before = [dict(of) for of in replica.maps]
+            assert forget(cluster.nodes["n2"], 30) == 30
+
+            def arrive() -> None:
+                for partition, of in enumerate(before):
+                    replica.maps[partition].update(of)
+                    replica.forest.mark([partition] * len(of), list(of))
+
+            asyncio.get_running_loop().call_later(0.5, arrive)
+            assert (await verify(client.session, cluster.credentials)).are_equal
 
     run(story(), 40)
 
