@@ -62,7 +62,7 @@ class Rounds:
         for partition in range(ring.partitions):
             owners = ring.owners(partition)
             if me in owners:
-                for node in set(owners) - {me}:
+                for node in sorted(set(owners) - {me}):
                     other = self._others.setdefault(node, _Other())
                     leads = owners.index(me) < owners.index(node)
                     (other.leads if leads else other.follows).append((partition, NEVER))
