@@ -273,6 +273,14 @@ def stand_in_goes_too(roles: Roles) -> list[Fault]:
     return [*missed_by_one(roles)[:3], down(roles[3], 620, 2500), down(roles[3], 3520, 2500)]
 
 
+def told_late(roles: Roles) -> list[Fault]:
+    """What the first owner tells the second, after its questions, is under way for a while."""
+    return [
+        Fault("cut", roles[0], for_us=110 * MS, other=roles[1], after=(roles[1], "Confirm", count))
+        for count in range(2, 60)
+    ]
+
+
 def coordinators_stop(roles: Roles) -> list[Fault]:
     """With what they have read and not yet given back, and for longer than the grace."""
     return [
@@ -968,10 +976,9 @@ GUARDS = (
         "12",
         "a reap is conditional",
         reaped_whatever_it_is_now,
-        replace(BUSY, weather=Weather(delay_us=1000, tail_us=30 * MS)),
-        nothing,
+        replace(BUSY, partitions=1, weather=Weather(kept_by_cut=1.0)),
+        told_late,
         ("no_breach", "nothing_lost"),
-        seed=21,
     ),
     Guard(
         "12",

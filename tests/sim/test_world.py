@@ -148,10 +148,10 @@ def test_a_rename_is_there_whole_or_not_at_all() -> None:
 def test_a_full_disk_takes_a_part_and_says_how_much() -> None:
     disk = SimulatedDisk("n1", Random(3))
     disk.write("log", [b""])
-    disk.full = True
+    disk.room = 4
     with pytest.raises(WriteFailedError) as raised:
         disk.append("log", b"ten bytes.")
-    assert disk.size("log") == raised.value.written < 10
+    assert disk.size("log") == raised.value.written == 4
     disk.truncate("log", 0)
     assert disk.size("log") == 0
 
