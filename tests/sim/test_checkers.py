@@ -233,7 +233,7 @@ def test_a_delete_that_was_reaped_before_its_answer_came_is_acknowledged(sound: 
     """Found as seed 260: a repeat of the delete found it everywhere, and its answer was slow."""
     changed = copy.deepcopy(sound)
     write = next(w for w in changed.writes if w.outcome == OK and w.w == 2)
-    dots = changed.dots_of(write)
+    dots = changed._dots_of(write.key)[write.number]
     other = encode(State(Clock(), ()))
     held = encode(State(Clock().with_dot(dots[0]), (_tombstone(dots[0]),)))
     for before, rules in ((other, ["quorum"]), (held, [])):
