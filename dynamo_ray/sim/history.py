@@ -268,11 +268,17 @@ class History:
             del self.known_at[where]
 
     def on_acknowledged(self, write: Write, at: int, states: Iterable[bytes | None]) -> None:
-        """A client was told ok; `states` are what the logs hold of the key now, node by node."""
+        """A client was told ok; `states` are what the logs hold of the key now, node by node.
+
+        A delete may be reaped before that: a repeat of it found it everywhere, and was answered
+        late. All owners held it then (`on_reaped`, rule 12), so its copies are not missing.
+        """
         clocks = [decode(state).clock for state in states if state is not None]
         dots = self._dots_of(write.key).get(write.number, [])
         copies = max((sum(c.covers(dot) for c in clocks) for dot in dots), default=0)
-        if copies < write.w:
+        gone = [decode(one.before) for one in self.reaped.get(write.key, ()) if one.after is None]
+        is_reaped = any(v.dot in dots for state in gone for v in state.versions)
+        if copies < write.w and not is_reaped:
             text = f"write {write.number} was acknowledged with {copies} of {write.w} copies"
             self.breach("quorum", at, text)
 

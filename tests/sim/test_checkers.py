@@ -12,10 +12,11 @@ from dataclasses import replace
 
 import pytest
 
+from dynamo_ray.core.clock import Clock, Dot
 from dynamo_ray.core.context import CLOCK_AT
 from dynamo_ray.core.version import Kind, State, Version, clock_of, encode
 from dynamo_ray.sim.checkers import check
-from dynamo_ray.sim.history import FAILED, OK, UNKNOWN, History, Read, Write, decode
+from dynamo_ray.sim.history import FAILED, OK, UNKNOWN, History, Read, Reaped, Write, decode
 from dynamo_ray.sim.plan import Plan
 from dynamo_ray.sim.run import Run
 
@@ -226,6 +227,24 @@ def test_too_few_copies_at_the_acknowledgement_are_noticed(sound: History) -> No
 
 
 # ---- and what may be
+
+
+def test_a_delete_that_was_reaped_before_its_answer_came_is_acknowledged(sound: History) -> None:
+    """Found as seed 260: a repeat of the delete found it everywhere, and its answer was slow."""
+    changed = copy.deepcopy(sound)
+    write = next(w for w in changed.writes if w.outcome == OK and w.w == 2)
+    dots = changed._dots_of(write.key)[write.number]
+    other = encode(State(Clock(), ()))
+    held = encode(State(Clock().with_dot(dots[0]), (_tombstone(dots[0]),)))
+    for before, rules in ((other, ["quorum"]), (held, [])):
+        changed.breaches.clear()
+        changed.reaped = {write.key: [Reaped(0, "n1", before, None)]}
+        changed.on_acknowledged(write, 0, [None, None, None])
+        assert [breach.rule for breach in changed.breaches] == rules
+
+
+def _tombstone(dot: Dot) -> Version:
+    return Version(dot, int(Kind.TOMBSTONE), 0, 0, bytes(16), b"")
 
 
 def test_a_write_whose_end_is_unknown_may_be_lost(sound: History) -> None:

@@ -987,6 +987,7 @@ GUARDS = (
         replace(REAPING, weather=SLOW),
         nothing,
         ("no_breach", "nothing_revived", "copies_equal"),
+        seed=44,
     ),
     Guard(
         "12",
