@@ -1,1 +1,0 @@
-"""Assertions of the contract's clauses tell their values, as those in test files do."""
