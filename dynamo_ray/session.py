@@ -107,11 +107,10 @@ class Session:
             peer.start()
         deadline = asyncio.get_running_loop().time() + timeout_s
         while not await self._refresh():
-            for peer in self._seed_peers:
-                if isinstance(peer.problem, RefusedError):
-                    self.close()
-                    raise AuthenticationError(_refusal(peer.problem, peer.address))
-            if asyncio.get_running_loop().time() > deadline:
+            is_late = asyncio.get_running_loop().time() > deadline
+            if is_late or all(peer.problem for peer in self._seed_peers):
+                self._give_up_if_refused()
+            if is_late:
                 problems = "; ".join(str(p.problem) for p in self._seed_peers if p.problem)
                 self.close()
                 where = ", ".join(f"{host}:{port}" for host, port in self._seeds)
@@ -123,6 +122,16 @@ class Session:
         if not members_only:
             await self._first_coordinator(deadline)
         self._refreshing = asyncio.get_running_loop().create_task(self._keep_fresh())
+
+    def _give_up_if_refused(self) -> None:
+        """Raise AuthenticationError if one refused, now that nobody else is left to answer.
+
+        Not before: one of the addresses may be another cluster's by now.
+        """
+        for peer in self._seed_peers:
+            if isinstance(peer.problem, RefusedError):
+                self.close()
+                raise AuthenticationError(_refusal(peer.problem, peer.address))
 
     def close(self) -> None:
         """Hang up; requests in flight end as unknown."""

@@ -14,6 +14,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+# Assertions of the contract's clauses tell their values, as those in test files do.
+pytest.register_assert_rewrite("tests.client.contract")
 hypothesis.settings.register_profile("default", deadline=None, max_examples=100)
 # The same examples in every run, so that a change is never blamed for what another run would find.
 hypothesis.settings.register_profile(

@@ -101,6 +101,17 @@ def test_the_table_of_guards_is_the_tests(rewrite: bool) -> None:
     assert list(rows(table)) == cells
 
 
+def test_the_table_of_drills_is_of_those_that_are_there() -> None:
+    """`pytest tests/chaos --rewrite` writes it anew. No drill may have lost a write."""
+    chaos = ROOT / "tests/chaos"
+    drills = "".join(path.read_text("utf-8") for path in sorted(chaos.glob("test_[mr]*.py")))
+    table = list(rows(between(PAGES["docs/faults.md"], "chaos")))
+    assert len(table) == len(re.findall(r"\bkeep\(", drills))
+    for fault, *_, lost in table:
+        assert f'"{fault}"' in drills, fault
+        assert lost == "0"
+
+
 def spoken(name: str) -> str:
     """A function's name as words."""
     return "no fault" if name == "nothing" else name.replace("_", " ")

@@ -11,8 +11,6 @@ import pytest
 
 import dynamo_ray
 
-pytest.register_assert_rewrite("tests.client.contract")
-
 NAME = "real"
 
 

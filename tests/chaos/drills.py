@@ -74,8 +74,8 @@ class Drilled:
 class Load:
     """Clients of three kinds in a thread of their own, and somebody who watches the detectors."""
 
-    def __init__(self, hurt: Hurt) -> None:
-        self.recorder = Recorder(fresh("chaos"))
+    def __init__(self, hurt: Hurt, place: str = "") -> None:
+        self.recorder = Recorder(fresh("chaos"), place=place)
         self.suspected: list[tuple[int, frozenset[str]]] = []
         self._hurt = hurt
         self._ready = threading.Event()
@@ -131,14 +131,15 @@ class Load:
 
 
 class Outside:
-    """Clients in another process; `history` once it has ended."""
+    """Clients in another process; `history` once it has ended. Its sets are those of `place`."""
 
     def __init__(self, hurt: Hurt, home: Path, how: str) -> None:
         env = environment(hurt.ray, home)
         env |= {"CHAOS_ADDRESSES": ",".join(hurt.addresses), "CHAOS_TOKEN": hurt.token}
         self.history = History()
+        self.place = fresh("both")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.outside", how, hurt.name],
+            [sys.executable, "-m", "tests.chaos.outside", how, hurt.name, self.place],
             cwd=ROOT,
             env=env,
             stdin=subprocess.PIPE,
@@ -181,7 +182,10 @@ def drill(
     settles: bool = True,
 ) -> Drilled:
     """Do it; asserts nothing. `settles`: all nodes are expected to be there in the end."""
-    with Load(hurt) as load, closing(outside) if outside else nullcontext():
+    with (
+        Load(hurt, outside.place if outside else "") as load,
+        closing(outside) if outside else nullcontext(),
+    ):
         time.sleep(BEFORE_S)
         began = now_us()
         try:

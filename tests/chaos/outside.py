@@ -1,4 +1,4 @@
-"""Clients in a process of their own: `python -m tests.chaos.outside ray | address NAME`.
+"""Clients in a process of their own: `python -m tests.chaos.outside ray | address NAME PLACE`.
 
     ray      attached to Ray, where they find the cluster by its name; one coordinates by itself
     address  by the addresses and the token in CHAOS_ADDRESSES and CHAOS_TOKEN; needs no Ray
@@ -30,9 +30,9 @@ async def connected(how: str, name: str) -> dict[str, Any]:
     return {"outside": await dynamo_ray.connect_async(address=where, token=token)}
 
 
-async def work(how: str, name: str) -> Recorder:
+async def work(how: str, name: str, place: str) -> Recorder:
     """Work until somebody closes stdin."""
-    recorder = Recorder(f"outside:{name}", FIRST_NUMBER)
+    recorder = Recorder(f"outside:{place}", FIRST_NUMBER, place)
     clients = await connected(how, name)
     working = asyncio.gather(*(recorder.run(one, who, own=1) for who, one in clients.items()))
     sys.stdout.buffer.write(b"ready\n")

@@ -35,10 +35,11 @@ def now_us() -> int:
 
 
 class Recorder:
-    """What the clients of one process do and are told. `numbers` begins at a place of its own."""
+    """What the clients of one process do and are told. Several share the sets of one `place`."""
 
-    def __init__(self, name: str, first_number: int = 1) -> None:
+    def __init__(self, name: str, first_number: int = 1, place: str = "") -> None:
         self.name = name
+        self.place = place or name
         self.history = History()
         self.errors: list[tuple[int, str]] = []
         """When something was not answered well, who asked, and what it was told."""
@@ -59,7 +60,7 @@ class Recorder:
         for turn in count():
             if not self.going:
                 return
-            place = self.name if kind == "shared" else f"{self.name}:{who}"
+            place = self.place if kind == "shared" else f"{self.name}:{who}"
             key = f"{place}:{kind}:{turn % 3}:{turn // (3 * WRITES_A_KEY)}".encode()
             if kind == "shared":
                 await self._add(client, who, key)

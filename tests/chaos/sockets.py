@@ -104,7 +104,7 @@ def cut(here: Collection[int], there: Collection[int], ports: Collection[int]) -
     held: list[socket.socket] = []
     try:
         for side, other in ((here, there), (there, here)):
-            far = {port for pid in other for port in _local_ports(pid)}
+            far = {pair for pid in other for pair in _connections(pid)}
             for pid in side:
                 held += _cut_off(pid, far, ports)
         yield len(held)
@@ -114,20 +114,26 @@ def cut(here: Collection[int], there: Collection[int], ports: Collection[int]) -
                 one.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
 
 
-def _local_ports(pid: int) -> set[int]:
+def _connections(pid: int) -> set[tuple[int | None, int]]:
+    """The connections of a process, each as its other end knows it: that end's port, and ours.
+
+    Both, because two connections may have the same port at one end.
+    """
     found = set()
     for one in sockets_of(pid):
         with one:
-            found.add(int(one.getsockname()[1]))
+            found.add((_peer(one), int(one.getsockname()[1])))
     return found
 
 
-def _cut_off(pid: int, far: set[int], ports: Collection[int]) -> Iterator[socket.socket]:
+def _cut_off(
+    pid: int, far: set[tuple[int | None, int]], ports: Collection[int]
+) -> Iterator[socket.socket]:
     for one in sockets_of(pid):
         port, peer = int(one.getsockname()[1]), _peer(one)
         if peer is None and port in ports:
             _filter(one, NO_NEW_CONNECTIONS)
-        elif peer is not None and peer in far and {port, peer} & set(ports):
+        elif (port, peer) in far and {port, peer} & set(ports):
             _filter(one, RETURN_NOTHING)
         else:
             one.close()

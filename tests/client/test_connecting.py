@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,47 @@ def stranger() -> Iterator[Any]:
     for one in held:
         one.close()
     thread.join(5)
+
+
+@pytest.fixture
+def slow_way(cluster: Threaded) -> Iterator[str]:
+    """An address that leads to a member of the cluster, after a moment."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while said := await reader.read(65_536):
+                writer.write(said)
+        writer.close()
+
+    async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(SOON_S / 4)
+        inner, outer = await asyncio.open_connection(*cluster.cluster.addresses[0])
+        await asyncio.gather(pump(reader, outer), pump(inner, writer))
+
+    async def open_door() -> asyncio.Server:
+        return await asyncio.start_server(lead, "127.0.0.1", 0)
+
+    async def close(door: asyncio.Server) -> None:
+        door.close()
+
+    door = cluster.run(open_door())
+    yield f"127.0.0.1:{door.sockets[0].getsockname()[1]}"
+    cluster.run(close(door))
+
+
+def test_an_address_that_another_cluster_has_by_now(
+    tmp_path: Path, token: str, slow_way: str
+) -> None:
+    """Another cluster's member refuses our token at once; the others at our addresses do not.
+
+    A coordinator that starts again listens elsewhere, and its old port may be anybody's. `connect`
+    once took the first refusal for an answer, if those that are ours took longer.
+    """
+    with Threaded(tmp_path, nodes=3, coordinators=1) as other:
+        with connect(address=[*other.address, slow_way], token=token) as client:
+            client.put(fresh(), b"here")
+        with pytest.raises(dynamo_ray.AuthenticationError):
+            connect(address=[*other.address, closed_port()], token=token)
 
 
 def test_nobody_at_the_address(token: str) -> None:
