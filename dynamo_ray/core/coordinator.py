@@ -108,7 +108,8 @@ class Coordinator:
         if not request.groups:
             self._answer(to, _reply(request, wall_ms), out)
         for group in request.groups:
-            operation = Operation(to, request, group, deadline, deadline + 2 * times.linger_s)
+            end, expected = deadline + 2 * times.linger_s, self.desk.suspected
+            operation = Operation(to, request, group, deadline, end, expected)
             self._operations[operation] = None
             self._perform(operation, group.machine.start(), now, wall_ms, out)
         return out
@@ -190,9 +191,12 @@ class Coordinator:
         out: list[Out],
     ) -> None:
         closed = operation.machine.closed
+        vain: list[Send] = []
         for effect in effects:
             if isinstance(effect, Send):
-                if now < operation.end:
+                if not closed and effect.node in self.desk.suspected - operation.expected:
+                    vain.append(effect)
+                elif now < operation.end:
                     out.append(self._send(operation, effect, now, tracked=not closed))
             elif isinstance(effect, Done):
                 self._answer(operation.to, _gather(operation, effect.outcome, wall_ms), out)
@@ -202,6 +206,10 @@ class Coordinator:
             # The caller's time may be short; what goes on after its answer has time of its own.
             operation.lingers = True
             operation.deadline = now + self.desk.settings.times.linger_s
+        for send in vain:
+            # Suspected since it began, and no suspicion of it will come any more: go on at once.
+            effects = operation.machine.on_failure(send.node, False, send.message)
+            self._perform(operation, effects, now, wall_ms, out)
 
     def _send(self, operation: Operation, effect: Send, now: float, tracked: bool) -> ToNode:
         self._last_call += 1

@@ -15,12 +15,29 @@ class Operation:
 
     After `end` nothing of it is sent any more, nor done by who gets it: a coordinator that was
     stopped for long must not wake up with what the others have forgotten since (rule 12).
+    `expected` are the nodes that were suspected when it began: its route makes allowance for them.
     """
 
-    __slots__ = ("calls", "deadline", "end", "group", "lingers", "machine", "request", "to")
+    __slots__ = (
+        "calls",
+        "deadline",
+        "end",
+        "expected",
+        "group",
+        "lingers",
+        "machine",
+        "request",
+        "to",
+    )
 
     def __init__(
-        self, to: Any, request: PutRequest | GetRequest, group: Group, deadline: float, end: float
+        self,
+        to: Any,
+        request: PutRequest | GetRequest,
+        group: Group,
+        deadline: float,
+        end: float,
+        expected: frozenset[bytes],
     ) -> None:
         self.to = to
         self.request = request
@@ -28,5 +45,6 @@ class Operation:
         self.machine: Put | Get = group.machine
         self.deadline = deadline
         self.end = end
+        self.expected = expected
         self.lingers = False
         self.calls: dict[int, Send] = {}

@@ -199,6 +199,28 @@ def test_a_straggler_after_a_time_out_is_heard_until_the_linger_ends() -> None:
     assert at.in_flight == 0
 
 
+def test_a_put_does_not_go_on_to_a_node_that_was_suspected_meanwhile() -> None:
+    """No new suspicion of it would come: the put would wait there until its time is up."""
+    first, second, third = OWNERS
+    for before, now in ((frozenset(), {first, second}), (frozenset({second}), {first})):
+        at = coordinator()
+        ask(at, put_of(keys=[b"k"]))
+        at.on_suspected(before, before, 0.05, WALL)
+        (mint,) = at.on_suspected(before | now, frozenset(now), 0.1, WALL)
+        assert mint.node == third
+
+
+def test_a_copy_is_not_sent_to_a_node_that_was_suspected_meanwhile() -> None:
+    _, second, third = OWNERS
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    gone = frozenset({second, third})
+    assert at.on_suspected(gone, gone, 0.05, WALL) == []
+    copies = reply(at, mint, MINTED)
+    assert {copy.node for copy in copies}.isdisjoint(gone)
+    assert {copy.message.hint_for for copy in copies} == gone
+
+
 def test_a_suspicion_routes_around_and_waits_no_longer() -> None:
     at = coordinator()
     (mint,) = ask(at, put_of(keys=[b"k"]))
