@@ -12,6 +12,7 @@ from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.membership import NODE_ROLE, Fact, View
 from dynamo_ray.core.ring import Member
 from dynamo_ray.core.settings import Settings
+from dynamo_ray.server.recovering import Recovering
 from dynamo_ray.server.vault import Vault, open_vault
 from dynamo_ray.storage.sealed import seal_bytes
 
@@ -22,7 +23,7 @@ VIEW = View().with_facts([Fact(b"i" * 14, b"N" * 8, NODE_ROLE, "n1", "127.0.0.1"
 
 @pytest.fixture
 def vault(tmp_path: Path) -> Vault:
-    vault = open_vault(CHARTER, MEMBER, str(tmp_path), True)
+    vault = open_vault(CHARTER, MEMBER, str(tmp_path), True, Recovering("n1"))
     vault.keep_view(VIEW)
     return vault
 
