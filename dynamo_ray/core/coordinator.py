@@ -34,7 +34,7 @@ from dynamo_ray.core.operation import Operation
 from dynamo_ray.core.put import Put
 from dynamo_ray.core.requests import Desk, GetRequest, PutRequest
 from dynamo_ray.core.settings import Limits
-from dynamo_ray.core.speculation import MOST_KEYS, Speculation
+from dynamo_ray.core.speculation import MOST_KEYS, Silence, Speculation
 from dynamo_ray.core.values import value
 
 EXPIRED = Refused(
@@ -161,10 +161,10 @@ class Coordinator:
         """When `on_wake` is due next, on the monotonic clock."""
         return self.speculation.wakes_at()
 
-    def on_wake(self, now: float, wall_ms: int) -> list[Out]:
-        """Ask another owner for what a slow one was asked to mint."""
+    def on_wake(self, now: float, wall_ms: int, silence_s: Silence) -> list[Out]:
+        """Ask another owner for what a slow and silent one was asked to mint."""
         out: list[Out] = []
-        for call in self.speculation.late(now):
+        for call in self.speculation.late(now, silence_s):
             operation = self._calls[call]
             if not self.speculation.affordable:
                 self.speculation.postpone(call, now)

@@ -18,6 +18,7 @@ Times are readings of the coordinator's monotonic clock, in seconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heappop, heappush
 
 from dynamo_ray.core.latency import Latencies
@@ -31,6 +32,9 @@ SHARE = 0.05  # of all mints
 BURST = 50.0
 LATE_WAKE_S = 0.025
 MOST_KEYS = 64  # of a batch; a longer one takes long because it is long
+
+
+Silence = Callable[[bytes], float]
 
 
 class Speculation:
@@ -93,14 +97,20 @@ class Speculation:
         """One more mint was speculative."""
         self._tokens -= 1.0
 
-    def late(self, now: float) -> list[int]:
-        """The calls that have waited long enough; their nodes are slow from now on."""
+    def late(self, now: float, silence_s: Silence) -> list[int]:
+        """The calls that have waited long enough; their nodes are slow from now on.
+
+        `silence_s` says for how long a node was not heard. Whoever was heard well after it was
+        asked has read the mint, and begun it or dropped it: its answer is on its way, and a second
+        mint would only make a second version.
+        """
         found = []
         while self._agenda and self._agenda[0][0] <= now:
             due, call = heappop(self._agenda)
             if call not in self._open:
                 continue
-            if now - due > LATE_WAKE_S:
+            node, asked_at = self._open[call]
+            if now - due > LATE_WAKE_S or now - silence_s(node) > asked_at + LEAST_S:
                 self.postpone(call, now)  # their answers may be here, and not read yet
             else:
                 found.append(call)

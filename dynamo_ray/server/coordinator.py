@@ -95,7 +95,12 @@ class CoordinatorServer(Member):
     def _wake(self) -> None:
         self._wakes_at, self._alarm = math.inf, None
         if not self._closing:
-            self._perform(self.coordinator.on_wake(time.monotonic(), wall_ms()))
+            now = time.monotonic()
+            self._perform(
+                self.coordinator.on_wake(
+                    now, wall_ms(), lambda node: self.detector.silence_of(node, now).silence_s
+                )
+            )
 
     def _send(self, effect: ToNode) -> None:
         call, message = effect.call, effect.message

@@ -83,7 +83,12 @@ class CoordinatorHost(Peer):
     def _wake(self, due: float) -> None:
         if due == self._wakes_at:  # else an earlier one has taken its place
             self._wakes_at = math.inf
-            self._perform(self.machine.on_wake(self.mono_s, self.wall_ms))
+            now = self.mono_s
+            self._perform(
+                self.machine.on_wake(
+                    now, self.wall_ms, lambda node: self.detector.silence_of(node, now).silence_s
+                )
+            )
 
     def _ask(self, effect: ToNode) -> None:
         call = effect.call

@@ -37,6 +37,10 @@ OWNERS = DESK.ring.owners(partition_of(b"k", 16))
 GET = ClientGet([b"k"], 0, False)
 
 
+def never_heard(node: bytes) -> float:
+    return 1e9
+
+
 def coordinator(**settings: Any) -> Coordinator:
     return Coordinator(replace(DESK, settings=replace(DESK.settings, **settings)))
 
@@ -251,8 +255,8 @@ def test_a_mint_is_to_begin_soon_where_another_owner_can_do_it() -> None:
 def test_a_late_mint_is_asked_of_the_next_owner_and_others_go_there_first() -> None:
     at = coordinator()
     (mint,) = ask(at, put_of(keys=[b"k"]))
-    assert at.wakes_at() is not None and at.on_wake(BEGIN_S, WALL) == []
-    (again,) = at.on_wake(LATE_S, WALL)
+    assert at.wakes_at() is not None and at.on_wake(BEGIN_S, WALL, never_heard) == []
+    (again,) = at.on_wake(LATE_S, WALL, never_heard)
     assert again.node == OWNERS[1] and again.message.put_ids == mint.message.put_ids
     (other,) = ask(at, put_of(keys=[b"k"]), now=LATE_S)
     assert other.node == OWNERS[1]
@@ -266,12 +270,20 @@ def test_a_late_mint_is_asked_of_the_next_owner_and_others_go_there_first() -> N
     assert other.node == OWNERS[0]
 
 
+def test_a_node_that_was_heard_since_is_waited_for() -> None:
+    """It has read the mint, so it has begun it or dropped it: a second would make two versions."""
+    at = coordinator()
+    ask(at, put_of(keys=[b"k"]))
+    assert at.on_wake(LATE_S, WALL, lambda node: LATE_S - LEAST_S - 0.01) == []
+    assert at.on_wake(LATE_S + LEAST_S + 0.001, WALL, never_heard)
+
+
 def test_few_mints_are_speculative_however_many_are_late() -> None:
     at = coordinator()
     for _ in range(200):
         ask(at, put_of(keys=[b"k"]))
-    assert BURST <= len(at.on_wake(LATE_S, WALL)) < BURST * (1 + 2 * SHARE)
-    assert at.on_wake(LATE_S + LEAST_S + 0.001, WALL) == []
+    assert BURST <= len(at.on_wake(LATE_S, WALL, never_heard)) < BURST * (1 + 2 * SHARE)
+    assert at.on_wake(LATE_S + LEAST_S + 0.001, WALL, never_heard) == []
 
 
 def test_a_long_batch_takes_long_because_it_is_long() -> None:
@@ -353,7 +365,7 @@ def test_every_request_is_answered_once_and_leaves_nothing_behind(
         elif what == "tick":
             take(at.on_tick(now, WALL))
         elif what == "wake":
-            take(at.on_wake((at.wakes_at() or now) + 0.001, WALL))
+            take(at.on_wake((at.wakes_at() or now) + 0.001, WALL, never_heard))
         elif what == "suspect":
             node = DESK.ring.members[which % 6].node
             take(at.on_suspected(frozenset({node}), frozenset({node}), now, WALL))

@@ -29,12 +29,16 @@ def used_to(seconds: float, node: bytes = A) -> Speculation:
     return speculation
 
 
+def never_heard(node: bytes) -> float:
+    return 1e9
+
+
 def test_a_quick_node_is_given_the_least() -> None:
     speculation = used_to(0.001)
     assert speculation.on_mint(900, A, 1.0) == LEAST_S
     assert speculation.wakes_at() == pytest.approx(1.0 + LEAST_S + ANSWER_S)
-    assert speculation.late(1.0 + LEAST_S) == []
-    assert speculation.late(1.001 + LEAST_S + ANSWER_S) == [900]
+    assert speculation.late(1.0 + LEAST_S, never_heard) == []
+    assert speculation.late(1.001 + LEAST_S + ANSWER_S, never_heard) == [900]
     assert speculation.slow == {A}
     assert speculation.wakes_at() is None
 
@@ -55,7 +59,7 @@ def test_what_was_answered_or_ended_is_not_late() -> None:
     speculation.on_answer(1, 0.01)
     speculation.on_end(2)
     assert speculation.wakes_at() is None
-    assert speculation.late(0.2) == [] and speculation.slow == frozenset()
+    assert speculation.late(0.2, never_heard) == [] and speculation.slow == frozenset()
 
 
 def test_an_answer_that_a_fault_held_up_teaches_nothing() -> None:
@@ -65,7 +69,7 @@ def test_an_answer_that_a_fault_held_up_teaches_nothing() -> None:
 def test_a_node_is_slow_until_it_persists_something() -> None:
     speculation = Speculation()
     speculation.on_mint(1, A, 0.0)
-    speculation.late(LATE_S)
+    speculation.late(LATE_S, never_heard)
     speculation.on_persisted(B)
     assert speculation.slow == {A}
     speculation.on_persisted(A)
@@ -75,7 +79,7 @@ def test_a_node_is_slow_until_it_persists_something() -> None:
 def test_one_that_is_suspected_begins_anew() -> None:
     speculation = Speculation()
     speculation.on_mint(1, A, 0.0)
-    speculation.late(LATE_S)
+    speculation.late(LATE_S, never_heard)
     speculation.on_suspected(frozenset({A}))
     assert speculation.slow == frozenset()
 
@@ -83,9 +87,9 @@ def test_one_that_is_suspected_begins_anew() -> None:
 def test_a_coordinator_that_wakes_late_concludes_nothing() -> None:
     speculation = Speculation()
     speculation.on_mint(1, A, 0.0)
-    assert speculation.late(5.0) == [] and speculation.slow == frozenset()
+    assert speculation.late(5.0, never_heard) == [] and speculation.slow == frozenset()
     assert speculation.wakes_at() == pytest.approx(5.0 + LEAST_S)
-    assert speculation.late(5.001 + LEAST_S) == [1], "it had time to read the answer"
+    assert speculation.late(5.001 + LEAST_S, never_heard) == [1], "it had time to read the answer"
 
 
 @given(st.lists(st.booleans(), max_size=400))

@@ -238,7 +238,7 @@ def test_a_delete_that_was_reaped_before_its_answer_came_is_acknowledged(sound: 
     held = encode(State(Clock().with_dot(dots[0]), (_tombstone(dots[0]),)))
     for before, rules in ((other, ["quorum"]), (held, [])):
         changed.breaches.clear()
-        changed.reaped = {write.key: [Reaped(0, "n1", before, None)]}
+        changed.reaped = {write.key: [Reaped(0, "n1", before, None, 1 << 50)]}
         changed.on_acknowledged(write, 0, [None, None, None])
         assert [breach.rule for breach in changed.breaches] == rules
 
