@@ -27,7 +27,7 @@ from dynamo_ray.core.remembered import RememberedPuts
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member
 from dynamo_ray.server.recovering import Recovering
-from dynamo_ray.storage.codec import Columns
+from dynamo_ray.storage.codec import Columns, warm_up
 from dynamo_ray.storage.disk import RealDisk, boot_id
 from dynamo_ray.storage.errors import AppendFailedError, StorageError, SyncFailedError
 from dynamo_ray.storage.sealed import seal_bytes, unseal_bytes
@@ -244,6 +244,7 @@ def open_vault(
     charter: Charter, member: Member, data_dir: str, first_start: bool, recovering: Recovering
 ) -> Vault:
     """Open and recover a node's directory. Raises a StorageError that says what to do."""
+    warm_up()
     folder = Path(data_dir)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     disk = RealDisk(folder)

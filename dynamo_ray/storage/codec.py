@@ -177,6 +177,14 @@ def decode_columns(message: bytes) -> Columns:
     return Columns(partitions, keys, states, hints)
 
 
+def warm_up() -> None:
+    """Let Arrow load what it loads at its first array: pandas, where that is installed.
+
+    It takes a second or more, which a node that serves already must not be held for.
+    """
+    pa.array([b""], BINARY)
+
+
 def node_lists(hints: Sequence[bytes | None]) -> list[bytes]:
     """A column of hints, b"" for null. MalformedBatchError unless each is a list of node ids."""
     lists = [one or b"" for one in hints]
