@@ -10,7 +10,7 @@ from dynamo_ray.core.version import Kind, decode
 from dynamo_ray.server.node import NodeServer
 from tests.server.loopback import Loopback, run, until
 
-TIMES = Times(timeout_s=0.3, timeout_max_s=0.3, linger_s=0.1, tick_s=0.02, purge_s=0.2, grace_s=0.2)
+TIMES = Times(timeout_s=1.0, timeout_max_s=1.0, linger_s=0.1, tick_s=0.02, purge_s=0.2, grace_s=0.2)
 SETTINGS = Settings(partitions=4, times=TIMES)
 KEYS = [f"key:{i}" for i in range(60)]
 
@@ -33,7 +33,7 @@ def test_deleted_and_expired_keys_leave_every_node_for_good(tmp_path: Path) -> N
             await client.put("expiring", b"x" * 100, ttl_s=0.3)
             await client.put("stays", b"x", w=3)
             await client.delete_many(KEYS)
-            await until(lambda: not any(held(cluster, key) for key in [*KEYS, "expiring"]), 20)
+            await until(lambda: not any(held(cluster, key) for key in [*KEYS, "expiring"]), 30)
             assert held(cluster, "stays")
             # A new life begins where the old one was forgotten (rule 3).
             await client.put(KEYS[0], b"again", w=3)
@@ -63,7 +63,9 @@ def test_nothing_leaves_while_one_is_away_but_expired_bytes_do(tmp_path: Path) -
                 return bool(kinds) and set(kinds) == {Kind.PURGED}
 
             await until(is_purged, 10)
-            await asyncio.sleep(2 * (2 * 0.4 + 0.2))  # twice what it takes when all are there
+            await asyncio.sleep(
+                2 * (TIMES.message_s + 0.2)
+            )  # twice what it takes when all are there
             assert all(held(cluster, key) for key in KEYS)
             await cluster.start_node("n5", first_start=False)
             await until(lambda: not any(held(cluster, key) for key in KEYS), 20)
