@@ -155,9 +155,7 @@ def use(begun: dict[str, Any]) -> None:
 def end(begun: dict[str, Any]) -> None:
     """End exactly what `launch` began: its processes by pid, then its temporary directory."""
     temp_dir = begun["temp_dir"]
-    ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
-        ray.shutdown()  # or it would tell this program how the other processes ended
+    _leave(begun.get("address"))
     for sign in (signal.SIGTERM, signal.SIGKILL):
         for pid in _pids_of(temp_dir):
             with suppress(ProcessLookupError):
@@ -166,6 +164,18 @@ def end(begun: dict[str, Any]) -> None:
         while _pids_of(temp_dir) and time.monotonic() < deadline:
             time.sleep(0.05)
     shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _leave(address: str | None) -> None:
+    """Leave the Ray that ends, or it would tell this program how its processes ended.
+
+    Only that one: a program may have ended its own and be connected to another.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return
+    if address == ray.get_runtime_context().gcs_address:
+        ray.shutdown()
 
 
 def _settings_of(begun: dict[str, Any]) -> dict[str, str]:

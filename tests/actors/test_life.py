@@ -52,6 +52,15 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def test_the_end_of_another_ray_leaves_this_one_connected(ray_here: str, tmp_path: Path) -> None:
+    import ray
+
+    from dynamo_ray.actors import local_ray
+
+    local_ray.end({"temp_dir": str(tmp_path / "another"), "address": "127.0.0.1:1"})
+    assert ray.is_initialized()
+
+
 @pytest.fixture
 def whole(cluster: dynamo_ray.Cluster) -> Iterator[dynamo_ray.Cluster]:
     """The cluster with everybody up, before and after."""
