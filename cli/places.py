@@ -11,7 +11,7 @@ import typer
 from . import render
 from .exits import Exit
 from .options import Json, Key, Target, command, key_bytes
-from .reach import Connection, charter_of, connected
+from .reach import Connection, connected
 
 if TYPE_CHECKING:
     from dynamo_ray.survey import NodeStatus, Status
@@ -66,10 +66,9 @@ async def _look(connection: Connection) -> tuple[Status, dict[int, int]]:
     from dynamo_ray.survey import status as survey
 
     known = await survey(connection.client.session, connection.credentials)
-    charter = charter_of(connection)
-    names = {member.node: member.name for member in charter.members}
+    placed = connection.client.session.placement().ring
+    names = {member.node: member.name for member in placed.members}
     up = {node.name for node in known.nodes if node.state == "up"}
-    placed = charter.ring()
     copies = Counter(
         sum(names[owner] in up for owner in placed.owners(partition))
         for partition in range(placed.partitions)

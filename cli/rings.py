@@ -13,9 +13,8 @@ from .options import Json, Target, command, group
 from .reach import charter_of, connected
 
 if TYPE_CHECKING:
-    from dynamo_ray.core.charter import Charter
     from dynamo_ray.core.plan import Plan
-    from dynamo_ray.core.ring import Member
+    from dynamo_ray.core.ring import Member, Ring
     from dynamo_ray.survey import NodeStatus, Status
 
 Nodes = list[str]
@@ -37,10 +36,10 @@ async def ring(
     """Show how the ring is shared out: partitions and copies per node."""
     async with connected(target) as connection:
         charter = charter_of(connection)
-    placed = charter.ring()
-    names = {member.node: member.name for member in charter.members}
+        placed = connection.client.session.placement().ring
+    names = {member.node: member.name for member in placed.members}
     owners = [[names[o] for o in placed.owners(p)] for p in range(placed.partitions)]
-    shares = _shares(charter, owners)
+    shares = _shares(placed, owners)
     if as_json:
         render.show_json(
             {
@@ -75,7 +74,7 @@ async def ring(
             render.show(f"{partition:>5}  {' '.join(nodes)}")
 
 
-def _shares(charter: Charter, owners: list[list[str]]) -> list[dict[str, Any]]:
+def _shares(placed: Ring, owners: list[list[str]]) -> list[dict[str, Any]]:
     slots = Counter(name for row in owners for name in row)
     first = Counter(row[0] for row in owners)
     return [
@@ -87,7 +86,7 @@ def _shares(charter: Charter, owners: list[list[str]]) -> list[dict[str, Any]]:
             "share": slots[member.name] / sum(slots.values()),
             "first": first[member.name],
         }
-        for member in charter.members
+        for member in sorted(placed.members, key=lambda member: member.name)
     ]
 
 
@@ -128,12 +127,12 @@ async def plan(
     from dynamo_ray.survey import status
 
     async with connected(target, members_only=True) as connection:
-        charter = charter_of(connection)
+        placed = connection.client.session.placement().ring
         known = await status(connection.client.session, connection.credentials)
     try:
         added = [_newcomer(text) for text in add or ()]
-        replaced = dict(_replacement(text, charter) for text in replace or ())
-        made = planned(charter.ring(), added, remove or (), replaced)
+        replaced = dict(_replacement(text, placed) for text in replace or ())
+        made = planned(placed, added, remove or (), replaced)
     except PlanError as error:
         raise CommandError(Exit.USAGE, str(error)) from error
     shown = _described(made, known)
@@ -157,12 +156,12 @@ def _newcomer(text: str) -> Member:
         raise CommandError(Exit.USAGE, f"--add {text}: {error}") from error
 
 
-def _replacement(text: str, charter: Charter) -> tuple[str, Member]:
+def _replacement(text: str, placed: Ring) -> tuple[str, Member]:
     """OLD:NEW, the new one with the zone and the weight of the old one."""
     from dataclasses import replace as changed
 
     old, _, new = text.partition(":")
-    known = {member.name: member for member in charter.members}
+    known = {member.name: member for member in placed.members}
     if not new or old not in known:
         named = ", ".join(known)
         raise CommandError(Exit.USAGE, f"--replace {text}: OLD:NEW, OLD one of {named}")

@@ -167,8 +167,8 @@ def _origin(reader: Reader, created_ms: int, version: str) -> Origin:
         has.partitions,
         created_ms,
         version,
-        [member.name for member in charter.members if member.node not in missing],
-        [member.name for member in charter.members if member.node in missing],
+        [member.name for member in reader.members if member.node not in missing],
+        [member.name for member in reader.members if member.node in missing],
     )
 
 

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dynamo_ray.asking import Nodes
-from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.kinds import REPAIR, REPAIRED, STATUS, STATUSED
 from dynamo_ray.session import Session
 from dynamo_ray.wire.keys import Credentials
@@ -68,8 +67,7 @@ async def repair(
 
     `moved` hears how many comparisons are left, of how many, and how many keys were exchanged.
     """
-    charter = charter_from(session.charter)
-    names = {member.node: member.name for member in charter.members}
+    names = {member.node: member.name for member in session.placement().ring.members}
     nodes = Nodes(session, credentials)
     try:
         await nodes.reach(list(names))

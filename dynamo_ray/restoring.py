@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dynamo_ray.backup import OnProgress, verify
+from dynamo_ray.core.agreeing import epoch_for
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
 from dynamo_ray.core.membership import View
 from dynamo_ray.core.merge import merge
 from dynamo_ray.core.messages import Code, Fetch, Fetched, Merge, Merged, Refused
 from dynamo_ray.core.ring import partition_of
+from dynamo_ray.core.slots import placed
 from dynamo_ray.errors import BackupRefusedError, UnavailableError
 from dynamo_ray.storage import archive
 from dynamo_ray.storage.archive import Backup
@@ -184,7 +186,7 @@ class _Owners:
 
     def __init__(self, cluster: Inside) -> None:
         self._charter = cluster.charter
-        self._ring = cluster.charter.ring()
+        self._ring = placed(cluster.charter, cluster.view).ring
         self._facts = cluster.view.nodes()
         self._credentials = peer_credentials(cluster.secrets[0], cluster.charter.cluster_id)
         self._connections: dict[bytes, Connection] = {}
@@ -197,7 +199,7 @@ class _Owners:
 
     def behind(self) -> list[str]:
         """The names of the owners that did not take part in everything, sorted."""
-        members = self._charter.members
+        members = self._ring.members
         return sorted(member.name for member in members if member.node in self._behind)
 
     def close(self) -> None:
@@ -261,7 +263,7 @@ class _Owners:
         try:
             connection = self._connections.get(node) or await self._connect(node)
             expires_ms = connection.remote_expiry(int(ASK_S * 1000))
-            fields = (expires_ms, self._ring.epoch, *to_fields(message))
+            fields = (expires_ms, epoch_for(self._ring, message), *to_fields(message))
             return from_fields(*await connection.request(message.KIND, fields, ASK_S))
         except (CallError, WireError, BadMessageError):
             lost = self._connections.pop(node, None)

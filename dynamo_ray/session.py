@@ -17,10 +17,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from dynamo_ray.core.attempts import Answered, Ask, Attempts
+from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
 from dynamo_ray.core.kinds import VIEW
-from dynamo_ray.core.membership import View, view_from
+from dynamo_ray.core.membership import View, merge_views, view_from
 from dynamo_ray.core.messages import Code, Refused
+from dynamo_ray.core.slots import Placement, placed
 from dynamo_ray.errors import AuthenticationError, ClusterNotFoundError
 from dynamo_ray.wire.errors import Failure, RefusedError, WireError
 from dynamo_ray.wire.keys import Credentials
@@ -226,6 +228,10 @@ class Session:
                 self._seed_peers.append(peer)
                 peer.start()
 
+    def placement(self) -> Placement:
+        """Who owns what, as far as this session knows. Raises CharterError."""
+        return placed(charter_from(self.charter), self.view)
+
     async def _refresh(self) -> bool:
         """Ask members for the view until one answers."""
         peers = [c for c in self._channels.values() if isinstance(c, Peer)] + self._seed_peers
@@ -241,7 +247,7 @@ class Session:
 
     def _learn(self, fields: list[Any]) -> None:
         try:
-            self.view = self.view.with_facts(view_from(fields[0]).facts.values())
+            self.view = merge_views(self.view, view_from(fields[0]))
             self.charter = dict(json.loads(fields[1]))
         except (ValueError, TypeError, IndexError):
             return

@@ -74,10 +74,11 @@ async def status(session: Session, credentials: Credentials) -> Status:
     facts = list(session.view.facts.values())
     answers = await asyncio.gather(*(_ask(fact, credentials) for fact in facts))
     known = {fact.name: answer for fact, answer in zip(facts, answers, strict=True)}
+    ring = session.placement().ring
     watchers = [answer for answer in answers if answer]
     nodes = [
         _node_status(member.name, member.zone, known.get(member.name), watchers)
-        for member in charter.members
+        for member in sorted(ring.members, key=lambda member: _numbered(member.name))
     ]
     coordinators = [
         {"name": f.name, "address": f"{f.host}:{f.port}", **(known.get(f.name) or {})}
@@ -97,6 +98,12 @@ async def status(session: Session, credentials: Credentials) -> Status:
         nodes,
         coordinators,
     )
+
+
+def _numbered(name: str) -> tuple[str, int, str]:
+    """An order of names in which n10 comes after n9."""
+    stem = name.rstrip("0123456789")
+    return stem, int(name[len(stem) :] or 0), name
 
 
 def _node_status(

@@ -16,6 +16,7 @@ from dynamo_ray.asking import Nodes
 from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.kinds import COPIED, COPY, SCAN, SCANNED
 from dynamo_ray.core.pages import leads_on
+from dynamo_ray.core.ring import Member
 from dynamo_ray.core.sweep import Ask, Effect, Page, Rows, Sweep, Swept
 from dynamo_ray.errors import UnavailableError
 from dynamo_ray.session import Session
@@ -36,8 +37,13 @@ class Reader:
         self.charter = charter_from(session.charter)
         self.missing: set[bytes] = set()
         """The nodes that did not answer completely for every partition that was read."""
-        self._ring = self.charter.ring()
+        self._ring = session.placement().ring
         self._nodes = Nodes(session, credentials)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The nodes that are read."""
+        return self._ring.members
 
     async def states(self, partition: int) -> AsyncGenerator[Rows, None]:
         """All keys of a partition with their states. Raises UnavailableError."""
@@ -75,7 +81,7 @@ class Reader:
 
     def _judge(self, partition: int, swept: Swept) -> None:
         self.missing |= swept.missing
-        nodes, w = len(self.charter.members), self.charter.settings.w
+        nodes, w = len(self._ring.members), self.charter.settings.w
         if len(swept.missing) >= w:
             told, needed = nodes - len(swept.missing), nodes - w + 1
             text = (

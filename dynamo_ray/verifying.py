@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dynamo_ray.asking import Nodes
-from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
 from dynamo_ray.core.merkle import BUCKETS_A_BRANCH, WIDTH, bucket_of, differing
 from dynamo_ray.core.messages import Code, Refused
@@ -80,9 +79,8 @@ class _Verification:
     """One command's: asks the owners of one partition after the other, a few at a time."""
 
     def __init__(self, session: Session, credentials: Credentials) -> None:
-        self.charter = charter_from(session.charter)
-        self.ring = self.charter.ring()
-        self.names = {member.node: member.name for member in self.charter.members}
+        self.ring = session.placement().ring
+        self.names = {member.node: member.name for member in self.ring.members}
         self.nodes = Nodes(session, credentials)
         self.differences: list[Difference] = []
         self.unread: dict[int, list[str]] = {}
@@ -120,9 +118,9 @@ class _Verification:
             known = where[partition]
             known += [self.names[node] for node in nodes if self.names[node] not in known]
 
-    async def _ask(self, node: bytes, message: Any) -> Any:
+    async def _ask(self, node: bytes, message: Compare | Descend | Enumerate) -> Any:
         """The answer as a message; None for none, or for one that cannot be read."""
-        fields = (0, self.ring.epoch, *to_fields(message))
+        fields = (0, self.ring.epoch_of(message.partition), *to_fields(message))
         answer = await self.nodes.ask(node, message.KIND, fields)
         try:
             return None if answer is None else from_fields(*answer)

@@ -6,13 +6,16 @@
 It holds nothing but the requests in flight, so any coordinator can take any request and losing one
 loses no data. Time is an argument, in seconds of the observer's monotonic clock. A call that fails
 late, or is answered after its request has ended, does no harm and is only counted. A mint that
-takes unusually long is asked of another owner as well (core/speculation.py).
+takes unusually long is asked of another owner as well (core/speculation.py). What is refused for
+another ring goes to whoever owns it now, once both sides know the same (core/rerouting.py).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from dynamo_ray.core.agreeing import Exchange
 from dynamo_ray.core.get import Get
 from dynamo_ray.core.messages import (
     ClientGet,
@@ -30,9 +33,11 @@ from dynamo_ray.core.messages import (
     Refused,
     Send,
 )
-from dynamo_ray.core.operation import Operation
+from dynamo_ray.core.operation import Call, Operation
 from dynamo_ray.core.put import Put
 from dynamo_ray.core.requests import Desk, GetRequest, PutRequest
+from dynamo_ray.core.rerouting import TRIES, rerouted
+from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.settings import Limits
 from dynamo_ray.core.speculation import MOST_KEYS, Silence, Speculation
 from dynamo_ray.core.values import value
@@ -50,6 +55,7 @@ class ToNode:
     call: int
     message: Any
     timeout_s: float
+    epoch: bytes
 
 
 @value
@@ -60,7 +66,7 @@ class ToClient:
     message: Any
 
 
-Out = ToNode | ToClient
+Out = ToNode | ToClient | Exchange
 
 
 class Coordinator:
@@ -73,6 +79,7 @@ class Coordinator:
         self._operations: dict[Operation, None] = {}
         self._calls: dict[int, Operation] = {}
         self._last_call = 0
+        self._refused: dict[bytes, list[tuple[Operation, Call]]] = {}
 
     @property
     def in_flight(self) -> int:
@@ -122,10 +129,40 @@ class Coordinator:
             return []
         asked = operation.calls.pop(call)
         self._note(call, asked, message, now)
+        if isinstance(message, Refused) and message.code == Code.OTHER_EPOCH:
+            waiting = self._refused.setdefault(asked.node, [])
+            waiting.append((operation, asked))
+            return [Exchange(asked.node)] if len(waiting) == 1 else []
         out: list[Out] = []
-        effects = _dispatch(operation.machine, asked, message)
+        effects = _dispatch(operation.machine, asked.send, message)
         self._perform(operation, effects, now, wall_ms, out)
         return out
+
+    def on_exchanged(self, node: bytes, now: float, wall_ms: int) -> list[Out]:
+        """This side and a node know the same now, or could not tell each other: go on."""
+        out: list[Out] = []
+        for operation, asked in self._refused.pop(node, ()):
+            if operation not in self._operations:
+                continue
+            meant_for, message = asked.send.node, asked.send.message
+            found = rerouted(self.desk.ring, operation.group.owners, meant_for, message)
+            if found is None or not self._can_be_asked(operation, asked, found.node):
+                effects = operation.machine.on_refused(meant_for, Code.OTHER_EPOCH, message)
+                self._perform(operation, effects, now, wall_ms, out)
+            elif now < operation.end:
+                call = Call(Send(meant_for, found.message), found.node, asked.tries + 1)
+                out.append(self._send(operation, call, found.epoch, now, True))
+        return out
+
+    def _can_be_asked(self, operation: Operation, asked: Call, node: bytes) -> bool:
+        """True if it is not too late, and the node has no other part in the operation."""
+        if asked.tries >= TRIES or node in self.desk.suspected:
+            return False
+        return node == asked.node or node not in operation.reached
+
+    def on_ring(self, ring: Ring) -> None:
+        """Requests from now on go to whom this ring says."""
+        self.desk = replace(self.desk, ring=ring)
 
     def on_failure(self, call: int, maybe_applied: bool, now: float, wall_ms: int) -> list[Out]:
         """No answer will come to `call`: never sent, or its connection was lost."""
@@ -135,7 +172,8 @@ class Coordinator:
         asked = operation.calls.pop(call)
         self.speculation.on_end(call)
         out: list[Out] = []
-        effects = operation.machine.on_failure(asked.node, maybe_applied, asked.message)
+        send = asked.send
+        effects = operation.machine.on_failure(send.node, maybe_applied, send.message)
         self._perform(operation, effects, now, wall_ms, out)
         return out
 
@@ -146,13 +184,13 @@ class Coordinator:
 
         Their calls stay open: an answer that comes after all is still welcome.
         """
-        self.desk = Desk(self.desk.ring, self.desk.settings, self.desk.contexts, suspected)
+        self.desk = replace(self.desk, suspected=suspected)
         out: list[Out] = []
         if new:
             self.speculation.on_suspected(new)
             for operation in list(self._operations):
-                asked = {send.node for send in operation.calls.values()}
-                for node in sorted(new.intersection(asked)):
+                asked = {c.send.node for c in operation.calls.values() if c.node in new}
+                for node in sorted(asked):
                     effects = operation.machine.on_failure(node, True)
                     self._perform(operation, effects, now, wall_ms, out)
         return out
@@ -169,7 +207,7 @@ class Coordinator:
             if not self.speculation.affordable:
                 self.speculation.postpone(call, now)
             elif isinstance(operation.machine, Put):
-                effects = operation.machine.on_late(operation.calls[call].node)
+                effects = operation.machine.on_late(operation.calls[call].send.node)
                 if effects:
                     self.speculation.on_speculated()
                 self._perform(operation, effects, now, wall_ms, out)
@@ -197,7 +235,8 @@ class Coordinator:
                 if not closed and effect.node in self.desk.suspected - operation.expected:
                     vain.append(effect)
                 elif now < operation.end:
-                    out.append(self._send(operation, effect, now, tracked=not closed))
+                    call = Call(effect, effect.node)
+                    out.append(self._send(operation, call, operation.group.epoch, now, not closed))
             elif isinstance(effect, Done):
                 self._answer(operation.to, _gather(operation, effect.outcome, wall_ms), out)
         if closed:
@@ -211,23 +250,27 @@ class Coordinator:
             effects = operation.machine.on_failure(send.node, False, send.message)
             self._perform(operation, effects, now, wall_ms, out)
 
-    def _send(self, operation: Operation, effect: Send, now: float, tracked: bool) -> ToNode:
+    def _send(
+        self, operation: Operation, asked: Call, epoch: bytes, now: float, tracked: bool
+    ) -> ToNode:
         self._last_call += 1
         call = self._last_call
         if tracked:
             self._calls[call] = operation
-            operation.calls[call] = effect
+            operation.calls[call] = asked
+        operation.reached.add(asked.node)
         timeout_s = max(0.0, operation.deadline - now)
-        message = effect.message
+        message = asked.send.message
         if isinstance(message, Merge):
             timeout_s += self.desk.settings.times.linger_s
         elif isinstance(message, Mint) and len(message.keys) <= MOST_KEYS:
-            begin_s = self.speculation.on_mint(call, effect.node, now)
+            begin_s = self.speculation.on_mint(call, asked.node, now)
             if isinstance(operation.machine, Put) and operation.machine.has_another:
                 timeout_s = min(timeout_s, begin_s)
-        return ToNode(effect.node, call, message, min(timeout_s, operation.end - now))
+        timeout_s = min(timeout_s, operation.end - now)
+        return ToNode(asked.node, call, message, timeout_s, epoch)
 
-    def _note(self, call: int, asked: Send, message: Any, now: float) -> None:
+    def _note(self, call: int, asked: Call, message: Any, now: float) -> None:
         """What an answer says of its node's pace."""
         if isinstance(message, Minted | Merged):
             self.speculation.on_persisted(asked.node)

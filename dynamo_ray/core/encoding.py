@@ -38,9 +38,13 @@ from dynamo_ray.core.upkeep import (
     Descended,
     Enumerate,
     Enumerated,
+    Offer,
+    Offered,
     Reap,
     Scan,
     Scanned,
+    Seal,
+    Sealed,
 )
 
 TTL_MAX_MS = 100 * 366 * 24 * 3600 * 1000
@@ -55,6 +59,8 @@ _CLASSES: tuple[Any, ...] = (
     Compare,
     Descend,
     Enumerate,
+    Offer,
+    Seal,
     Minted,
     Merged,
     Fetched,
@@ -64,6 +70,8 @@ _CLASSES: tuple[Any, ...] = (
     Compared,
     Descended,
     Enumerated,
+    Offered,
+    Sealed,
     Refused,
     ClientPut,
     ClientGet,

@@ -79,6 +79,14 @@ class Forest:
             self._passes[partition] = self._hash(partition, tree)
         return self._advance(partition)
 
+    def is_exact(self, partition: int) -> bool:
+        """True if the tree shows all that is there now; else it is being hashed, ask later."""
+        self._ready.pop(partition, None)
+        if not self.is_ready(partition):
+            return False
+        tree = self._trees.get(partition)
+        return partition not in self._passes and (tree is None or 1 not in tree.stale)
+
     def branches(self, partition: int) -> bytes:
         """The branches' digests as they were when the tree was last ready."""
         tree = self._trees.get(partition)

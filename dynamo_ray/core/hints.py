@@ -48,6 +48,10 @@ class Hints:
         """The partition of a key that is kept for an owner; None if it is not."""
         return self._for_owner.get(owner, {}).get(key)
 
+    def kept_for(self, owner: bytes) -> list[tuple[bytes, int]]:
+        """All (key, partition) pairs that are kept for an owner."""
+        return list(self._for_owner.get(owner, {}).items())
+
     def owners(self) -> list[bytes]:
         """The owners for whom something is kept."""
         return sorted(owner for owner, keys in self._for_owner.items() if keys)

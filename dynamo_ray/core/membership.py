@@ -1,58 +1,93 @@
-"""What one member believes of the cluster: who its nodes and coordinators are, and where (§4.8).
+"""What one member believes of the cluster: who is there and where, who has what, what is wished.
 
-A *fact* has a single writer, the member that it is about, and its incarnation only rises; two views
-merge by taking, per member, the fact with the greater incarnation (DESIGN rule 15). So the order in
-which views meet plays no part. Which nodes own the ring is fixed by the cluster's charter here;
-heartbeats change routing, never membership.
+    facts    what each member says of itself: address, zone, weight     written by itself
+    slots    who owns a slot, since the cluster was founded             by its present owner
+    wishes   which slot an operator wants moved, and to whom            by who took the command
+    ends     nodes that are removed, or replaced by another             by who took the command
+
+Two views merge by taking of everything the greater: a fact with the later incarnation, a slot of
+the later generation (DESIGN rule 15). An end is final, and of two for one node the lower counts.
+So the order in which views meet plays no part, and there is nobody to ask. Heartbeats change
+routing and never a view; who owns what follows from it in core/slots.py.
 
 Laws: `merge_views` is commutative, associative and idempotent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from math import isfinite
+from typing import Any, NamedTuple
 
 NODE_ROLE, COORDINATOR_ROLE = "node", "coordinator"
+ID_BYTES = 8
+Key = tuple[str, bytes | str]
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Fact:
-    """What a member says of itself: its id, and since `incarnation` its address.
+    """What a member says of itself since `incarnation`; `revision` rises when that changes.
 
-    Nodes are told apart by their id (8 random bytes), coordinators by theirs (drawn at each start).
+    Nodes are told apart by their id (8 random bytes), coordinators by their names: a coordinator
+    that starts again draws another id.
     """
 
     incarnation: bytes
+    revision: int
     member: bytes
     role: str
     name: str
     host: str
     port: int
+    zone: str = ""
+    weight: float = 1.0
+
+    @property
+    def key(self) -> Key:
+        """What it is a fact of."""
+        return self.role, self.member if self.role == NODE_ROLE else self.name
 
     def to_row(self) -> list[Any]:
         """The fact as plain values, for the wire and for JSON-like files."""
-        return [self.incarnation, self.member, self.role, self.name, self.host, self.port]
+        where = [self.name, self.host, self.port, self.zone, self.weight]
+        return [self.incarnation, self.revision, self.member, self.role, *where]
+
+
+class Slot(NamedTuple):
+    """Who owns a slot. Each owner makes the generation that follows its own, and nobody else."""
+
+    generation: int
+    owner: bytes
+
+
+class Wish(NamedTuple):
+    """A slot of this generation should be moved; the later stamp counts. Advice, and no more.
+
+    A wish for the owner itself is one for nothing: it takes an earlier one back.
+    """
+
+    generation: int
+    stamp: bytes
+    receiver: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The facts that one member knows, by the member's name and role."""
+    """What one member knows. Slots are numbered partition by partition, copy by copy."""
 
-    facts: dict[tuple[str, str], Fact] = field(default_factory=dict)
+    facts: Mapping[Key, Fact] = field(default_factory=dict)
+    slots: Mapping[int, Slot] = field(default_factory=dict)
+    wishes: Mapping[int, Wish] = field(default_factory=dict)
+    ends: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Node -> who replaced it, b"" for nobody: it was removed."""
 
     def with_facts(self, facts: Iterable[Fact]) -> View:
         """This view and these facts, merged."""
-        merged = dict(self.facts)
-        for fact in facts:
-            known = merged.get((fact.role, fact.name))
-            if known is None or fact > known:
-                merged[fact.role, fact.name] = fact
-        return self if merged == self.facts else View(merged)
+        return merge_views(self, View({fact.key: fact for fact in _latest(facts)}))
 
     def nodes(self) -> dict[bytes, Fact]:
-        """The storage nodes by their id."""
+        """The storage nodes by their id, without those that have come to their end."""
         return {f.member: f for f in self.facts.values() if f.role == NODE_ROLE}
 
     def coordinators(self) -> list[Fact]:
@@ -60,23 +95,108 @@ class View:
         found = (f for f in self.facts.values() if f.role == COORDINATOR_ROLE)
         return sorted(found, key=lambda fact: fact.name)
 
-    def to_rows(self) -> list[list[Any]]:
-        """The view as plain values in a canonical order."""
-        return [fact.to_row() for _, fact in sorted(self.facts.items())]
+    def generation(self, slot: int) -> int:
+        """How often a slot has changed hands; 0 as the charter has it."""
+        known = self.slots.get(slot)
+        return known.generation if known is not None else 0
+
+    def to_rows(self) -> list[Any]:
+        """The view as plain values in a canonical order: facts, slots, wishes, ends."""
+        return [
+            [fact.to_row() for _, fact in sorted(self.facts.items())],
+            [[slot, *known] for slot, known in sorted(self.slots.items())],
+            [[slot, *wish] for slot, wish in sorted(self.wishes.items())],
+            [list(end) for end in sorted(self.ends.items())],
+        ]
 
 
 def merge_views(a: View, b: View) -> View:
-    """What two views know together."""
-    return a.with_facts(b.facts.values())
+    """What two views know together; `a` itself if `b` adds nothing."""
+    slots = _greater(a.slots, b.slots)
+    ends = _lower(a.ends, b.ends)
+    wishes = {
+        slot: wish
+        for slot, wish in _greater(a.wishes, b.wishes).items()
+        if slot not in slots or wish.generation >= slots[slot].generation
+    }
+    facts = {
+        key: fact
+        for key, fact in _greater(a.facts, b.facts).items()
+        if fact.role != NODE_ROLE or fact.member not in ends
+    }
+    merged = View(facts, slots, wishes, ends)
+    return a if merged == a else merged
 
 
-def view_from(rows: Iterable[Iterable[Any]]) -> View:
+def _greater(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> dict[Any, Any]:
+    merged = dict(a)
+    for key, value in b.items():
+        known = merged.get(key)
+        if known is None or value > known:
+            merged[key] = value
+    return merged
+
+
+def _lower(a: Mapping[bytes, bytes], b: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    return {**a, **{node: min(by, a.get(node, by)) for node, by in b.items()}}
+
+
+def _latest(facts: Iterable[Fact]) -> Iterable[Fact]:
+    """One fact for each member."""
+    latest: dict[Key, Fact] = {}
+    for fact in facts:
+        latest[fact.key] = max(fact, latest.get(fact.key, fact))
+    return latest.values()
+
+
+def view_from(rows: Iterable[Any]) -> View:
     """The view that `to_rows` gave. Raises ValueError or TypeError for anything else."""
-    return View().with_facts(_fact(*row) for row in rows)
+    facts, slots, wishes, ends = rows
+    given = View(
+        {},
+        {_number(slot): Slot(_number(number), _id(owner)) for slot, number, owner in slots},
+        {
+            _number(slot): Wish(_number(number), _bytes(stamp), _id(receiver))
+            for slot, number, stamp, receiver in wishes
+        },
+        {_id(node): _bytes(by) for node, by in ends},
+    )
+    return merge_views(given, View().with_facts(_fact(*row) for row in facts))
 
 
-def _fact(incarnation: bytes, member: bytes, role: str, name: str, host: str, port: int) -> Fact:
-    shaped = isinstance(incarnation, bytes) and isinstance(member, bytes)
-    if not shaped or role not in (NODE_ROLE, COORDINATOR_ROLE) or not 0 < port < 65_536:
+def _fact(
+    incarnation: bytes,
+    revision: int,
+    member: bytes,
+    role: str,
+    name: str,
+    host: str,
+    port: int,
+    zone: str,
+    weight: float,
+) -> Fact:
+    _bytes(incarnation), _bytes(member), _number(revision)
+    if role not in (NODE_ROLE, COORDINATOR_ROLE) or not 0 < port < 65_536:
         raise ValueError(f"a fact of a view cannot be read: {name!r} at {host!r}:{port!r}")
-    return Fact(incarnation, member, role, str(name), str(host), port)
+    if not isinstance(weight, float | int) or not (isfinite(weight) and weight >= 0):
+        raise ValueError(f"a weight is finite and not negative, {name!r} has {weight!r}")
+    place = str(name), str(host), port, str(zone), float(weight)
+    return Fact(incarnation, revision, member, role, *place)
+
+
+def _number(given: Any) -> int:
+    if type(given) is not int or given < 0:
+        raise ValueError(f"a number of a view cannot be read: {given!r}")
+    return given
+
+
+def _bytes(given: Any) -> bytes:
+    if not isinstance(given, bytes):
+        raise ValueError(f"an id of a view cannot be read: {given!r}")
+    return given
+
+
+def _id(given: Any) -> bytes:
+    if len(_bytes(given)) != ID_BYTES:
+        raise ValueError(f"a node id has {ID_BYTES} bytes, not {len(given)}")
+    return bytes(given)

@@ -1,7 +1,8 @@
 """A storage node around its replica: late work is dropped, answers wait for the log.
 
-    request ─► (expired? refuse) ─► Replica ─► Append ─► appended / synced ─► Answer
-    tick ─► hints, reaping, comparisons ─► ToPeer ─► its end
+    request ─► (expired? another ring? refuse) ─► Replica ─► Append ─► appended / synced ─► Answer
+    tick ─► hints, reaping, comparisons, slots to give ─► ToPeer ─► its end
+    placement ─► who owns what now, for all of these
 
 What "persisted" means is the durability level's: `memory` waits for nothing, `written` for the
 append, `synced` for the fsync that covers it. An answer that is asked to be durable (someone gives
@@ -12,13 +13,16 @@ itself, too, by the same way.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dynamo_ray.core.agreeing import Exchange, epoch_for, judge
 from dynamo_ray.core.compare import answer
 from dynamo_ray.core.forget import confirm, reap
+from dynamo_ray.core.handover import Handover, Publish
+from dynamo_ray.core.membership import View
 from dynamo_ray.core.messages import (
     Code,
-    Effect,
     Fetch,
     Merge,
     Merged,
@@ -31,9 +35,11 @@ from dynamo_ray.core.messages import (
 )
 from dynamo_ray.core.pages import Pages
 from dynamo_ray.core.reap import Reaper
+from dynamo_ray.core.receive import Grant, Receiver
 from dynamo_ray.core.replica import Replica
-from dynamo_ray.core.ring import Ring
+from dynamo_ray.core.rounds import Rounds
 from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.slots import Placement
 from dynamo_ray.core.sync import Sync
 from dynamo_ray.core.unlogged import Unlogged
 from dynamo_ray.core.upkeep import (
@@ -43,8 +49,10 @@ from dynamo_ray.core.upkeep import (
     Copy,
     Descend,
     Enumerate,
+    Offer,
     Reap,
     Scan,
+    Seal,
 )
 from dynamo_ray.core.values import value
 
@@ -75,18 +83,29 @@ class ToPeer:
 
     node: bytes
     message: Any
+    epoch: bytes
 
 
-Out = Answer | ToPeer | Persist | Renew
+Out = Answer | ToPeer | Persist | Renew | Publish | Grant | Exchange
 
 
 class Node:
     """The machine of one storage node's server."""
 
-    def __init__(self, replica: Replica, settings: Settings, ring: Ring) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        settings: Settings,
+        placement: Placement,
+        granted: Mapping[int, tuple[int, int]] | None = None,
+    ) -> None:
+        ring, limits = placement.ring, settings.limits
         self.replica = replica
         self.reaper = Reaper(replica, ring, settings)
-        self.sync = Sync(replica, ring, settings)
+        self.rounds = Rounds(replica.node, ring, settings.times.repair_s)
+        self.sync = Sync(replica, self.rounds, limits.repair_bytes, limits.batch_bytes)
+        self.handover = Handover(replica, settings)
+        self.receiver = Receiver(replica, settings, granted or {})
         self._level = settings.durability
         self._grace_ms = int(settings.times.grace_s * 1000)
         self._wall_ms = 0  # at the last tick, for what may be a little old
@@ -96,6 +115,18 @@ class Node:
         self._appended = 0
         self._synced = 0
         self._unlogged = Unlogged()
+        self._ring = ring
+        self.on_placement(placement)
+
+    def on_placement(self, placement: Placement) -> None:
+        """What is known of the members has changed, and with it perhaps who owns what."""
+        before, self._ring = self._ring, placement.ring
+        self.replica.on_placement(placement)
+        self.handover.on_placement(placement)
+        self.receiver.on_placement(placement)
+        if placement.ring is not before:
+            self.rounds.on_ring(placement.ring)
+            self.reaper.on_ring(placement.ring)
 
     @property
     def wants_sync(self) -> bool:
@@ -103,11 +134,23 @@ class Node:
         return bool(self._waiting) and any(map(self._needs_sync, self._waiting))
 
     def on_request(
-        self, to: Any, message: Any, expires_ms: int, now_ms: int, wall_ms: int
+        self,
+        to: Any,
+        message: Any,
+        expires_ms: int,
+        now_ms: int,
+        wall_ms: int,
+        epoch: bytes | None = None,
     ) -> list[Out]:
-        """A request; `expires_ms` is a reading of this node's monotonic clock, 0 for never."""
+        """A request; `expires_ms` is a reading of this node's monotonic clock, 0 for never.
+
+        `epoch` as in core/agreeing.py: None for what hangs on no owner.
+        """
         if expires_ms and expires_ms < now_ms:
             return [Answer(to, EXPIRED)]
+        refused = judge(self._ring, self.replica.owned, self.handover.closed, message, epoch)
+        if refused is not None:
+            return [Answer(to, refused)]
         if isinstance(message, Mint):
             if not 0 < expires_ms <= now_ms + self._timeout_max_ms:
                 return [Answer(to, STALE_MINT)]
@@ -148,17 +191,41 @@ class Node:
     def on_tick(self, now_ms: int, wall_ms: int, unreachable: frozenset[bytes]) -> list[Out]:
         """Ask what should be true now (rule 11)."""
         self._wall_ms = wall_ms
-        effects = self.replica.on_tick(now_ms, unreachable)
+        effects: list[Any] = [*self.replica.on_tick(now_ms, unreachable)]
         if self.replica.lives.begun:
             effects += self._unlogged.again(self.replica)
             effects += self.reaper.on_tick(now_ms, wall_ms, unreachable)
-            effects += self.sync.on_tick(now_ms, unreachable)
+            self.rounds.on_tick(now_ms, unreachable)
+            self.replica.forest.on_tick()
+            effects += self.sync.on_tick(now_ms)
+            effects += self.handover.on_tick(now_ms, unreachable)
+            effects += self.receiver.on_tick(now_ms)
         return self._take(effects)
+
+    def on_told(self, node: bytes, view: View) -> None:
+        """Another node showed what it knows."""
+        self.handover.on_told(node, view)
+
+    def on_granted(self, to: Any, is_durable: bool) -> list[Out]:
+        """What was promised is on disk, or could not be put there."""
+        return self._take(self.receiver.on_granted(to, is_durable))
 
     def on_peer(self, node: bytes, request: Any, reply: Any) -> list[Out]:
         """The end of a request to `node`: its answer, or None if none came."""
+        out = self._end_of(node, request, reply)
+        if isinstance(reply, Refused) and reply.code == Code.OTHER_EPOCH:
+            out.append(Exchange(node))
+        return out
+
+    def repair_status(self) -> dict[str, Any]:
+        """How comparisons with other owners stand, for people."""
+        return {**self.rounds.status(), **self.sync.status()}
+
+    def _end_of(self, node: bytes, request: Any, reply: Any) -> list[Out]:
         if self.sync.has_asked(request):
             return self._take(self.sync.on_end(reply))
+        if self.handover.has_asked(request):
+            return self._take(self.handover.on_peer(request, reply))
         if isinstance(request, Reap):
             self.reaper.on_reaped(node)
         elif isinstance(reply, Merged):
@@ -171,15 +238,20 @@ class Node:
             self.replica.on_not_delivered(node)
         return []
 
-    def _act(self, to: Any, message: Any) -> list[Effect]:
+    def _act(self, to: Any, message: Any) -> list[Any]:
         """What needs no clock."""
         if isinstance(message, Fetch):
             return self.replica.on_fetch(to, message)
         if isinstance(message, Merge):
             return self.replica.on_merge(to, message)
+        if isinstance(message, Offer):
+            return self.receiver.on_offer(to, message)
+        if isinstance(message, Seal):
+            return self.receiver.on_seal(to, message)
         if isinstance(message, Copy | Scan):
             return [self._pages.page(to, message)]
         if isinstance(message, Compare | Descend | Enumerate):
+            self.receiver.on_heard(message.partition)
             return answer(self.replica, to, message)
         if isinstance(message, Confirm):
             return confirm(self.replica, to, message, self._wall_ms - self._grace_ms)
@@ -187,7 +259,7 @@ class Node:
             return reap(self.replica, to, message)
         return [Reply(to, Refused(Code.BAD_REQUEST, "not a request to a storage node"))]
 
-    def _take(self, effects: list[Effect]) -> list[Out]:
+    def _take(self, effects: Sequence[Any]) -> list[Out]:
         out: list[Out] = []
         for effect in effects:
             if isinstance(effect, Reply):
@@ -198,8 +270,9 @@ class Node:
             elif isinstance(effect, Send) and effect.node == self.replica.node:
                 out += self._take(self._act(Own(effect.message), effect.message))
             elif isinstance(effect, Send):
-                out.append(ToPeer(effect.node, effect.message))
-            elif isinstance(effect, Persist | Renew):
+                epoch = epoch_for(self._ring, effect.message)
+                out.append(ToPeer(effect.node, effect.message, epoch))
+            elif isinstance(effect, Persist | Renew | Publish | Grant):
                 if self._level == "memory" and isinstance(effect, Persist):
                     self.replica.on_persisted(effect.position)
                     self._unlogged.on_persist(effect)

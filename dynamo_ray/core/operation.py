@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynamo_ray.core.get import Get
 from dynamo_ray.core.messages import Send
 from dynamo_ray.core.put import Put
 from dynamo_ray.core.requests import GetRequest, Group, PutRequest
+
+
+class Call(NamedTuple):
+    """What was asked of a node; `node` is who got it, in the place of the one it was meant for."""
+
+    send: Send
+    node: bytes
+    tries: int = 1
 
 
 class Operation:
@@ -26,6 +34,7 @@ class Operation:
         "group",
         "lingers",
         "machine",
+        "reached",
         "request",
         "to",
     )
@@ -47,4 +56,5 @@ class Operation:
         self.end = end
         self.expected = expected
         self.lingers = False
-        self.calls: dict[int, Send] = {}
+        self.reached: set[bytes] = set()
+        self.calls: dict[int, Call] = {}

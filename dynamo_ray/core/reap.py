@@ -76,6 +76,15 @@ class Reaper:
         self._unheard: set[bytes] = set()
         self._reaping: set[bytes] = set()
 
+    def on_ring(self, ring: Ring) -> None:
+        """Others are to be asked from now on: what was asked before counts for nothing."""
+        self._ring = ring
+        self._members = [member.node for member in ring.members]
+        self._leaving.clear()
+        self._on_their_way.clear()
+        self._question = None
+        self._reaping.clear()
+
     @property
     def is_busy(self) -> bool:
         """True while owners are told to let go."""

@@ -111,12 +111,20 @@ class Rebuild:
         due = [p for p in sorted(doubted & owned) if self._is_due(p)]
         self._waiting = deque(due)
         out = self._compare_more()
-        # What is not owned is not read here: there is nothing to compare.
-        sure = frozenset(p for p in doubted if p not in owned or self._is_enough(p))
+        # What is not owned stays in doubt: it may be given to this node, or taken over by it.
+        sure = frozenset(p for p in doubted & owned if self._is_enough(p))
         if sure and not self._proving:
             self._proving = sure
             out.append(Take(PROOF, Merge([], [], [], durable=True)))
         return out
+
+    def on_ring(self, ring: Ring) -> None:
+        """Partitions have other owners: theirs are compared with from the start."""
+        before, self._ring = self._ring, ring
+        for partition, current in list(self._comparisons.items()):
+            if before.owners(partition) != ring.owners(partition):
+                del self._comparisons[partition]
+                self._asking -= bool(current.node)
 
     def on_page(self, node: bytes, asked: Copy, page: Copied) -> list[Out]:
         """A page came: merge it, then go on behind it."""

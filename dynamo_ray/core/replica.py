@@ -38,6 +38,7 @@ from dynamo_ray.core.mint import Body, again, mint, operation_id
 from dynamo_ray.core.plain import Plain
 from dynamo_ray.core.remembered import RememberedPuts
 from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.slots import Placement
 from dynamo_ray.core.unpersisted import Changes, Unpersisted
 from dynamo_ray.core.version import Kind, MalformedStateError, clock_of, decode, dot_of, siblings
 
@@ -67,6 +68,11 @@ class Replica:
         self.queue = Unpersisted()
         self.forest = Forest(maps)
         self._limits = settings.limits
+
+    @property
+    def in_doubt(self) -> frozenset[int]:
+        """The partitions that it owns and cannot prove to hold completely (rule 9)."""
+        return self.doubted & self.owned
 
     def load_hints(self, hints: dict[bytes, bytes]) -> None:
         """Take over the hints that recovery found beside the maps."""
@@ -120,6 +126,23 @@ class Replica:
         asked = message.partitions
         complete = self.owned.issuperset(asked) and self.doubted.isdisjoint(asked)
         return [Reply(to, Fetched(states, complete), self.queue.shown_at(message.keys))]
+
+    def on_placement(self, placement: Placement) -> None:
+        """Other partitions are owned, and hints are due to whoever owns their keys now (rule 10).
+
+        This node's own share of that it holds already. What it holds and does not own any more is
+        let go of in core/receive.py.
+        """
+        ring, self.owned = placement.ring, placement.owned(self.node)
+        for owner in self.hints.owners():
+            for key, partition in self.hints.kept_for(owner):
+                owners = ring.owners(partition)
+                if owner not in owners:
+                    size = len(self.maps[partition].get(key, b""))
+                    for other in owners:
+                        if other != self.node:
+                            self.hints.add(other, key, partition, size)
+                    self.hints.remove(owner, key)
 
     def on_persisted(self, position: int) -> None:
         """The log holds everything up to `position`."""

@@ -60,10 +60,15 @@ class Desk:
 
 
 class Group(NamedTuple):
-    """Keys of a request that share a route: their rows in the request, and their machine."""
+    """Keys of a request that share a route: their rows in the request, and their machine.
+
+    `owners` is whom the route takes for their owners, and `epoch` the digest of that (rule 16).
+    """
 
     rows: list[int]
     machine: Put | Get
+    owners: tuple[bytes, ...]
+    epoch: bytes
 
 
 class PutRequest:
@@ -80,7 +85,12 @@ class PutRequest:
         w = message.w or desk.settings.w
         refused = self._refused(w)
         self.groups = [
-            Group(rows, Put(self._mint(rows, partitions), way, w, message.strict, slow))
+            Group(
+                rows,
+                Put(self._mint(rows, partitions), way, w, message.strict, slow),
+                way.owners,
+                desk.ring.epoch_of(partitions[0]),
+            )
             for rows, partitions, way in _cut(message.keys, refused, desk)
         ]
         self._open = len(self.groups)
@@ -163,7 +173,9 @@ class GetRequest:
         self.groups = []
         for rows, partitions, way in _cut(message.keys, set(refused), desk):
             keys = [message.keys[row] for row in rows]
-            self.groups.append(Group(rows, Get(Fetch(keys, partitions), way, r, message.strict)))
+            get = Get(Fetch(keys, partitions), way, r, message.strict)
+            epoch = desk.ring.epoch_of(partitions[0])
+            self.groups.append(Group(rows, get, way.owners, epoch))
         self._open = len(self.groups)
 
     def reply_if_done(self, now_ms: int) -> GetDone | None:

@@ -126,6 +126,14 @@ class Ring:
         """A small number that partitions with the same preference list share."""
         return self._route_keys[partition]
 
+    def epoch_of(self, partition: int) -> bytes:
+        """8 bytes that differ where a partition's owners differ, or their order.
+
+        Requests about a partition travel under it: who changes what else there is in the ring does
+        not make them wait (DESIGN rule 16).
+        """
+        return self._route_epochs[self._route_keys[partition]]
+
     def route_keys_of(self, partitions: Sequence[int]) -> list[int]:
         """`route_key` for many partitions."""
         keys = self._route_keys
@@ -171,6 +179,13 @@ class Ring:
         n = self.copies
         rows = (self.slots[at : at + n] for at in range(0, len(self.slots), n))
         return tuple(shared.setdefault(row, row) for row in rows)
+
+    @cached_property
+    def _route_epochs(self) -> tuple[bytes, ...]:
+        return tuple(
+            blake2b(b"".join(owners), digest_size=8, person=b"dynamo_ray.route").digest()
+            for owners in dict.fromkeys(self._owners)
+        )
 
     @cached_property
     def _route_keys(self) -> tuple[int, ...]:

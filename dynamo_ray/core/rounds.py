@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dynamo_ray.core.ring import Ring
 
@@ -55,22 +55,51 @@ class Rounds:
         self._repair_ms = int(repair_s * 1000)
         self._quiet_ms = int(min(QUIET_S, repair_s / 10) * 1000)
         self._again_ms = int(min(AGAIN_S, repair_s / 10) * 1000)
+        self._me = me
         self._others: dict[bytes, _Other] = {}
         self._now_ms = NEVER
         self.failed = 0
         """How many demanded comparisons came to nothing."""
+        self.on_ring(ring)
+
+    def on_ring(self, ring: Ring) -> None:
+        """Partitions have other owners: what these two still share keeps its turn."""
+        before, self._others = self._others, {}
+        self._taken: set[Turn] = set()
+        begun = {
+            (partition, node): at
+            for node, other in before.items()
+            for partition, at in (*other.leads, *other.follows)
+        }
         for partition in range(ring.partitions):
             owners = ring.owners(partition)
-            if me in owners:
-                for node in sorted(set(owners) - {me}):
+            if self._me in owners:
+                for node in sorted(set(owners) - {self._me}):
                     other = self._others.setdefault(node, _Other())
-                    leads = owners.index(me) < owners.index(node)
-                    (other.leads if leads else other.follows).append((partition, NEVER))
+                    leads = owners.index(self._me) < owners.index(node)
+                    at = begun.get((partition, node), NEVER if leads else self._now_ms)
+                    (other.leads if leads else other.follows).append((partition, at))
+        for node, other in self._others.items():
+            other.leads = deque(sorted(other.leads, key=_when))
+            other.follows = deque(sorted(other.follows, key=_when))
+            known = before.get(node)
+            other.away_ms = known.away_ms if known is not None else self._now_ms
+            other.reachable = known is not None and known.reachable
 
     @property
     def demanded(self) -> int:
         """How many comparisons that were asked for by command are left."""
         return sum(len(other.demanded) for other in self._others.values())
+
+    def status(self) -> dict[str, Any]:
+        """How it stands, for people. `round_s`: all was compared within so long."""
+        oldest_ms = self.oldest_ms
+        running = sum(turn.demanded for turn in self._taken)
+        return {
+            "round_s": None if oldest_ms == NEVER else round((self._now_ms - oldest_ms) / 1000, 1),
+            "demanded": self.demanded + running,
+            "failed": self.failed,
+        }
 
     @property
     def oldest_ms(self) -> int:
@@ -115,18 +144,25 @@ class Rounds:
             if other.reachable and other.demanded:
                 partition = next(iter(other.demanded))
                 del other.demanded[partition]
-                return Turn(partition, node, True, True)
+                return self._take(Turn(partition, node, True, True))
         for node, other in self._others.items():
             if other.reachable and other.away_ms + self._quiet_ms <= self._now_ms:
                 due = self._due(other)
                 if due is not None:
                     # Whoever had a turn goes to the end, so that no other owner waits for ever.
                     self._others[node] = self._others.pop(node)
-                    return Turn(due[0], node, due[1], False)
+                    return self._take(Turn(due[0], node, due[1], False))
         return None
+
+    def _take(self, turn: Turn) -> Turn:
+        self._taken.add(turn)
+        return turn
 
     def on_end(self, turn: Turn, began_ms: int, is_done: bool) -> None:
         """A comparison has ended: it succeeded, or must be tried again in a while."""
+        if turn not in self._taken:
+            return  # the ring has changed meanwhile, and everything has its turn anew
+        self._taken.remove(turn)
         other = self._others[turn.node]
         if turn.demanded:
             self.failed += not is_done
@@ -146,3 +182,7 @@ class Rounds:
         if other.follows and other.follows[0][1] <= other.away_ms:
             return other.follows.popleft()[0], False
         return None
+
+
+def _when(turn: tuple[int, int]) -> int:
+    return turn[1]

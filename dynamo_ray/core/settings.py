@@ -17,7 +17,8 @@ class SettingsError(ValueError):
 class Limits:
     """Bounds (DESIGN rule 19). They bind what clients put, never repair, hints or merges.
 
-    `repair_bytes` is how much comparisons of copies may move in a second (rule 21).
+    `repair_bytes` is how much comparisons of copies may move in a second, `transfer_bytes` how
+    much a node may that gives partitions away (rule 21).
     """
 
     key_bytes: int = 1024
@@ -31,6 +32,7 @@ class Limits:
     hint_bytes: int = 1024 * MIB
     remembered_puts: int = 1_000_000
     repair_bytes: int = 8 * MIB
+    transfer_bytes: int = 16 * MIB
 
 
 @dataclass(frozen=True, slots=True)

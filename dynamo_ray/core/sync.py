@@ -15,20 +15,21 @@ One comparison at a time, one message of it in flight; pages are bounded in keys
 when it is due (rule 11, core/rounds.py). An owner that cannot prove that it holds all it
 acknowledged (rule 9) takes part, and is compared with again until it can; becoming sure is the
 business of core/rebuild.py.
+
+The same work gives a partition to a node that is to own it (core/handover.py): then the other side
+cannot be complete, and need not be.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 from dynamo_ray.core.merkle import BUCKETS_A_BRANCH, WIDTH, differing, root_of
 from dynamo_ray.core.messages import Code, Effect, Fetch, Fetched, Merge, Merged, Refused, Send
 from dynamo_ray.core.replica import Replica
-from dynamo_ray.core.ring import Ring
-from dynamo_ray.core.rounds import NEVER, Rounds, Turn
-from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.rounds import NEVER, Turn
 from dynamo_ray.core.upkeep import Compare, Compared, Descend, Descended, Enumerate, Enumerated
 from dynamo_ray.core.version import HASH_BYTES, digest
 
@@ -51,28 +52,62 @@ class Comparison:
     push: list[tuple[bytes, bytes]] = field(default_factory=list)  # keys, their digests there
 
 
-class Sync:
-    """The machine of one node's comparisons with the other owners of its partitions."""
+class Turns(Protocol):
+    """Who says what is compared next, and is told when that has ended."""
 
-    def __init__(self, replica: Replica, ring: Ring, settings: Settings) -> None:
-        self.rounds = Rounds(replica.node, ring, settings.times.repair_s)
+    def next(self) -> Turn | None:
+        """The turn that is due."""
+
+    def on_end(self, turn: Turn, began_ms: int, is_done: bool) -> None:
+        """A comparison has ended, well or badly."""
+
+
+class Sync:
+    """The machine of one node's comparisons with other nodes, of which `turns` says the order.
+
+    `budget` is how many bytes a second may move. A copy that is not complete is compared with in
+    vain, unless it `may_lack`.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        turns: Turns,
+        budget: int,
+        page_bytes: int = PAGE_BYTES,
+        may_lack: bool = False,
+    ) -> None:
+        self._turns = turns
+        self._may_lack = may_lack
         self._replica = replica
-        self._budget = settings.limits.repair_bytes
-        self._page_bytes = min(PAGE_BYTES, settings.limits.batch_bytes)
+        self._budget = budget
+        self._page_bytes = min(PAGE_BYTES, page_bytes)
         self._current: Comparison | None = None
         self._question: Any = None
         self._allowance = 0.0
         self._now_ms = NEVER
         self._comparisons = self._received = self._sent = self._bytes = 0
 
-    def on_tick(self, now_ms: int, unreachable: frozenset[bytes]) -> list[Effect]:
+    @property
+    def keys_sent(self) -> int:
+        """How many keys' states were sent to others so far."""
+        return self._sent
+
+    @property
+    def bytes_moved(self) -> int:
+        """How many bytes all comparisons took so far."""
+        return self._bytes
+
+    def on_tick(self, now_ms: int) -> list[Effect]:
         """Ask what should be true now; `now_ms` only rises."""
         passed_s = min(1.0, (now_ms - self._now_ms) / 1000)
         self._allowance = min(self._budget, self._allowance + self._budget * passed_s)
         self._now_ms = now_ms
-        self.rounds.on_tick(now_ms, unreachable)
-        self._replica.forest.on_tick()
         return self._go_on()
+
+    def stop(self) -> None:
+        """Leave the comparison that is under way; what is asked now is answered to nobody."""
+        self._current = self._question = None
 
     def has_asked(self, request: Any) -> bool:
         """True if this is the question whose end is waited for."""
@@ -92,14 +127,10 @@ class Sync:
         return self._go_on()
 
     def status(self) -> dict[str, Any]:
-        """What was done and is to do, for people. `round_s`: all was compared within so long."""
-        oldest_ms, current = self.rounds.oldest_ms, self._current
-        is_demanded = current is not None and current.turn.demanded
+        """What was done and is under way, for people."""
+        current = self._current
         return {
-            "round_s": None if oldest_ms == NEVER else round((self._now_ms - oldest_ms) / 1000, 1),
             "running": None if current is None else current.turn.partition,
-            "demanded": self.rounds.demanded + is_demanded,
-            "failed": self.rounds.failed,
             "comparisons": self._comparisons,
             "keys_received": self._received,
             "keys_sent": self._sent,
@@ -138,11 +169,11 @@ class Sync:
         return []
 
     def _next_turn(self) -> Comparison | None:
-        turn = self.rounds.next()
+        turn = self._turns.next()
         return None if turn is None else Comparison(turn, self._now_ms)
 
     def _finish(self, current: Comparison, is_done: bool) -> None:
-        self.rounds.on_end(current.turn, current.began_ms, is_done)
+        self._turns.on_end(current.turn, current.began_ms, is_done)
         self._comparisons += 1
         self._current = None
 
@@ -169,7 +200,9 @@ class Sync:
         size = count = 0
         for key, known in current.push[:PAGE_KEYS]:
             state = held.get(key)
-            if state is not None and digest(state) != known:
+            if self._replica.queue.shown_at([key]):
+                current.is_complete = False  # nobody else sees it yet (rule 1): compare again
+            elif state is not None and digest(state) != known:
                 size += len(state)
                 if keys and size > self._page_bytes:
                     break
@@ -197,7 +230,7 @@ class Sync:
         if len(reply.branches) not in (0, WIDTH):
             return False
         self._spend(len(reply.branches))
-        current.is_compared, current.is_complete = True, reply.complete
+        current.is_compared, current.is_complete = True, reply.complete or self._may_lack
         if reply.branches:
             ours = self._replica.forest.branches(current.turn.partition)
             current.branches = differing(ours, reply.branches)

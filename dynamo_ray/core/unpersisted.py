@@ -77,6 +77,10 @@ class Unpersisted:
                 return position
         return 0
 
+    def is_persisted(self, position: int) -> bool:
+        """True if the log holds everything up to `position`."""
+        return not self._queue or self._queue[0][0] > position
+
     def on_persisted(self, position: int) -> None:
         """The log holds everything up to `position`."""
         while self._queue and self._queue[0][0] <= position:

@@ -4,6 +4,7 @@ Confirm, Reap      before anything is let go of (core/reap.py)    answered Confi
 Copy, Scan         a page of a partition (core/pages.py)          answered Copied, Scanned
 Compare, Descend,  which keys of two owners differ: from the      answered Compared, Descended,
 Enumerate          root of their trees to keys (core/sync.py)     Enumerated
+Offer, Seal        a slot is to change hands (core/handover.py)   answered Offered, Sealed
 """
 
 from __future__ import annotations
@@ -82,6 +83,42 @@ class Enumerate:
     partition: int
     buckets: Sequence[int]
     after: bytes
+
+
+@value
+class Offer:
+    """This slot is to be yours, as generation `generation`: will you take it?"""
+
+    KIND: ClassVar[int] = 18
+    partition: int
+    slot: int
+    generation: int
+
+
+@value
+class Seal:
+    """You hold all that there is of the slot you were offered: keep it, fsynced, from now on."""
+
+    KIND: ClassVar[int] = 19
+    partition: int
+    slot: int
+    generation: int
+    token: bytes
+
+
+@value
+class Offered:
+    """It may come. `token` stands for what the node remembers of this offer while it runs."""
+
+    KIND: ClassVar[int] = 28
+    token: bytes
+
+
+@value
+class Sealed:
+    """All that was sent is fsynced, and that it was promised to whoever owned the slot."""
+
+    KIND: ClassVar[int] = 29
 
 
 @value

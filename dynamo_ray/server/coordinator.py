@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from dynamo_ray.core.agreeing import Exchange
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.context import ContextKeys
 from dynamo_ray.core.coordinator import Coordinator, Out, ToNode
@@ -61,6 +62,15 @@ class CoordinatorServer(Member):
         suspected, now = self.detector.suspected, time.monotonic()
         self._perform(self.coordinator.on_suspected(suspected, new, now, wall_ms()))
 
+    def on_view(self, is_other_ring: bool) -> None:
+        """From now on ask whom the ring says."""
+        if is_other_ring:
+            self.coordinator.on_ring(self.ring)
+
+    def on_told(self, node: bytes, view: View | None) -> None:
+        """Go on with what the node refused because one of the two did not know."""
+        self._perform(self.coordinator.on_exchanged(node, time.monotonic(), wall_ms()))
+
     def on_tick(self) -> None:
         """End what has run out of time."""
         self._perform(self.coordinator.on_tick(time.monotonic(), wall_ms()))
@@ -79,6 +89,8 @@ class CoordinatorServer(Member):
         for effect in out:
             if isinstance(effect, ToNode):
                 self._send(effect)
+            elif isinstance(effect, Exchange):
+                self._tell(effect.node)
             else:
                 effect.to(effect.message)
         wakes_at = self.coordinator.wakes_at()
@@ -113,7 +125,7 @@ class CoordinatorServer(Member):
         expires_ms = peer.connection.remote_expiry(int(effect.timeout_s * 1000))
         peer.connection.call(
             message.KIND,
-            (expires_ms, self.ring.epoch, *to_fields(message)),
+            (expires_ms, effect.epoch, *to_fields(message)),
             partial(self._on_reply, call),
             partial(self._on_failure, call),
             effect.timeout_s + STRAGGLER_S,
@@ -146,5 +158,5 @@ async def open_coordinator(
     # A node that is not reached yet looks like one that is away: a retry would be minted elsewhere.
     await server.reach_nodes(charter.settings.times.suspect_s)
     host, port = await server.open(host, port, identity)
-    server.join(Fact(incarnation, me, COORDINATOR_ROLE, name, host, port))
+    server.join(Fact(incarnation, 0, me, COORDINATOR_ROLE, name, host, port))
     return server

@@ -21,9 +21,10 @@ from dynamo_ray.core.detector import Detector, Silence
 from dynamo_ray.core.kinds import LOCATED, STATUS, STATUSED, VIEW, VIEWED, WHERE
 from dynamo_ray.core.membership import Fact, View, view_from
 from dynamo_ray.core.messages import Code, Refused
-from dynamo_ray.core.ring import partition_of
+from dynamo_ray.core.ring import Ring, partition_of
+from dynamo_ray.core.slots import placed
 from dynamo_ray.wire.connections import Connection
-from dynamo_ray.wire.errors import FrameError
+from dynamo_ray.wire.errors import Failure, FrameError
 from dynamo_ray.wire.handshake import Identity
 from dynamo_ray.wire.keys import PEER, peer_credentials
 from dynamo_ray.wire.listener import Door, Listener, serve
@@ -32,6 +33,7 @@ from dynamo_ray.wire.peers import Hooks, Peer
 from dynamo_ray.wire.turns import Turn, turn_of
 
 GOSSIP_EVERY_S = 1.0
+TELL_S = 5.0
 REACH_POLL_S = 0.005
 
 _log = logging.getLogger("dynamo_ray.server")
@@ -53,9 +55,8 @@ class Member:
     def __init__(self, charter: Charter, secrets: list[bytes], me: bytes, view: View) -> None:
         self.charter = charter
         self.settings = charter.settings
-        self.ring = charter.ring()
+        self.placement = placed(charter, view)
         self.me = me
-        self.view = view
         self.fact: Fact | None = None
         times, limits = self.settings.times, self.settings.limits
         self.detector = Detector(times)
@@ -76,6 +77,16 @@ class Member:
         self._closing = False
         self._turn: Turn | None = None
 
+    @property
+    def view(self) -> View:
+        """What this member believes of the cluster."""
+        return self.placement.view
+
+    @property
+    def ring(self) -> Ring:
+        """The ring that follows from it."""
+        return self.placement.ring
+
     # ---- what subclasses answer
 
     def on_message(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
@@ -88,8 +99,11 @@ class Member:
     def on_tick(self) -> None:
         """What should be true now?"""
 
-    def on_view(self) -> None:
-        """The view has changed."""
+    def on_view(self, is_other_ring: bool) -> None:
+        """The view has changed, and with it perhaps the ring."""
+
+    def on_told(self, node: bytes, view: View | None) -> None:
+        """A node was shown the view and showed its own, which is learnt; None if it did not."""
 
     def status(self) -> dict[str, Any]:
         """What this member knows of itself, as plain values."""
@@ -130,8 +144,8 @@ class Member:
     def join(self, fact: Fact) -> None:
         """Say who and where this member is, connect to the nodes, and start the ticks."""
         self.fact = fact
-        self.view = self.view.with_facts([fact])
-        self._follow_view()
+        self.placement = self.placement.learn(View().with_facts([fact]))
+        self._follow_view(is_other_ring=True)
         self._tell_all()
         self.spawn(self._ticking())
 
@@ -153,10 +167,10 @@ class Member:
 
     def learn(self, view: View) -> None:
         """Merge a view that came from elsewhere."""
-        known = self.view.with_facts(view.facts.values())
-        if known is not self.view:
-            self.view = known
-            self._follow_view()
+        before = self.placement
+        self.placement = before.learn(view)
+        if self.placement is not before:
+            self._follow_view(self.placement.ring is not before.ring)
             self._tell_all()
 
     async def close(self) -> None:
@@ -217,19 +231,27 @@ class Member:
         else:
             connection.reply(call, Refused.KIND, (int(Code.BAD_REQUEST), "where is which key?"))
 
-    def _learn_rows(self, rows: Any) -> None:
+    def _learn_rows(self, rows: Any) -> View | None:
         try:
-            self.learn(view_from(rows))
+            view = view_from(rows)
         except (ValueError, TypeError) as error:
             _log.warning("a view could not be read: %s", error)
+            return None
+        self.learn(view)
+        return view
 
     # ---- peers
 
     def _name(self, node: bytes) -> str:
+        known = self.view.nodes().get(node)
+        if known is not None:
+            return known.name
         found = next((m.name for m in self.charter.members if m.node == node), None)
         return found or node.hex()
 
-    def _follow_view(self) -> None:
+    def _follow_view(self, is_other_ring: bool = False) -> None:
+        for node in self.peers.keys() & self.view.ends.keys():
+            self.peers.pop(node).close()
         for node, fact in self.view.nodes().items():
             if node == self.me:
                 continue
@@ -240,7 +262,7 @@ class Member:
             else:
                 peer.set_address((fact.host, fact.port))
         self.detector.watch(self.peers, time.monotonic())
-        self.on_view()
+        self.on_view(is_other_ring)
 
     def _peer(self, node: bytes, fact: Fact) -> Peer:
         hooks = Hooks(
@@ -271,10 +293,16 @@ class Member:
 
     def _tell(self, node: bytes) -> None:
         def on_reply(kind: int, fields: list[Any]) -> None:
-            if kind == VIEWED:
-                self._learn_rows(fields[0])
+            self.on_told(node, self._learn_rows(fields[0]) if kind == VIEWED else None)
 
-        self.peers[node].call(VIEW, (self.view.to_rows(),), on_reply, _ignore, timeout_s=5.0)
+        def on_failure(failure: Failure | None) -> None:
+            self.on_told(node, None)
+
+        peer = self.peers.get(node)
+        if peer is None:
+            on_failure(None)
+        else:
+            peer.call(VIEW, (self.view.to_rows(),), on_reply, on_failure, timeout_s=TELL_S)
 
     def _tell_all(self) -> None:
         for node, peer in self.peers.items():
@@ -319,7 +347,3 @@ def reply_to(connection: Any, call: int, kind: int, fields: Any) -> None:
 
 def _rounded(silence: Silence) -> dict[str, float]:
     return {name: round(number, 3) for name, number in silence._asdict().items()}
-
-
-def _ignore(*_: object) -> None:
-    """The end of a call that nobody waits for."""

@@ -15,17 +15,31 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from dynamo_ray.core.agreeing import Exchange
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
+from dynamo_ray.core.handover import Publish
 from dynamo_ray.core.kinds import COPY, REPAIR, REPAIRED, SCAN
-from dynamo_ray.core.membership import NODE_ROLE, Fact, View
+from dynamo_ray.core.membership import NODE_ROLE, Fact, View, merge_views
 from dynamo_ray.core.messages import Code, Fetch, Merge, Mint, Persist, Refused, Renew
 from dynamo_ray.core.node import Answer, Node, Out
+from dynamo_ray.core.receive import Grant
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member as RingMember
-from dynamo_ray.core.upkeep import Compare, Confirm, Copy, Descend, Enumerate, Reap, Scan
+from dynamo_ray.core.upkeep import (
+    Compare,
+    Confirm,
+    Copy,
+    Descend,
+    Enumerate,
+    Offer,
+    Reap,
+    Scan,
+    Seal,
+)
 from dynamo_ray.server.member import Member, monotonic_ms, reply_to, wall_ms
 from dynamo_ray.server.proving import Proving
 from dynamo_ray.server.recovering import Recovering
@@ -40,8 +54,10 @@ INLINE_BYTES = 1024 * 1024
 RENEW_EVERY_S = 1.0
 LOG_POLL_S = 0.001
 CLOSE_S = 5.0
+END_S = 3.0
 _LOOKING = (Compare.KIND, Descend.KIND, Enumerate.KIND)  # clients may: they can read all of it
-_NODE_KINDS = (Mint.KIND, Merge.KIND, Fetch.KIND, Confirm.KIND, Reap.KIND, *_LOOKING)
+_UPKEEP = (Confirm.KIND, Reap.KIND, Offer.KIND, Seal.KIND)
+_NODE_KINDS = (Mint.KIND, Merge.KIND, Fetch.KIND, *_UPKEEP, *_LOOKING)
 _log = logging.getLogger("dynamo_ray.server")
 
 
@@ -53,10 +69,9 @@ class NodeServer(Member):
     ) -> None:
         super().__init__(charter, secrets, me, view)
         self.vault = vault
-        owned = {p for p in range(self.ring.partitions) if me in self.ring.owners(p)}
-        replica = Replica(me, charter.settings, vault.maps, frozenset(owned))
+        replica = Replica(me, charter.settings, vault.maps, self.placement.owned(me))
         vault.hand_over(replica)
-        self.node = Node(replica, charter.settings, self.ring)
+        self.node = Node(replica, charter.settings, self.placement, vault.granted)
         self.incarnation = b""
         self._appends: list[Persist] = []
         self._scheduled = False
@@ -68,6 +83,9 @@ class NodeServer(Member):
         self._snapshot: asyncio.Future[dict[str, Any]] | None = None
         self._last_snapshot: dict[str, Any] = {}
         self._cutting = False
+        self._is_ending = False
+        self.on_end: Callable[[], None] = lambda: None
+        """What to do once this node has come to its end and everybody knows."""
 
     # ---- requests
 
@@ -88,16 +106,15 @@ class NodeServer(Member):
         if isinstance(message, Refused):
             reply_to(connection, call, Refused.KIND, to_fields(message))
             return
-        to = (connection, call)
-        self._perform(self.node.on_request(to, message, fields[0], monotonic_ms(), wall_ms()))
+        to, now_ms = (connection, call), monotonic_ms()
+        self._perform(self.node.on_request(to, message, fields[0], now_ms, wall_ms(), fields[1]))
 
     def _judge_envelope(self, connection: Any, kind: int, fields: list[Any]) -> Refused | None:
         if connection.role != PEER and kind not in _LOOKING:
             return Refused(Code.FORBIDDEN, "a client asks coordinators, not storage nodes")
-        if kind not in _NODE_KINDS or len(fields) < 2 or not isinstance(fields[0], int):
+        is_shaped = len(fields) >= 2 and isinstance(fields[0], int) and type(fields[1]) is bytes
+        if kind not in _NODE_KINDS or not is_shaped:
             return Refused(Code.BAD_REQUEST, "not a request to a storage node")
-        if fields[1] != self.ring.epoch:
-            return Refused(Code.OTHER_EPOCH, "the request was made under another ring")
         return None
 
     def _list(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
@@ -118,8 +135,8 @@ class NodeServer(Member):
             reply_to(connection, call, Refused.KIND, to_fields(refused))
             return
         wanted = range(q) if partition < 0 else (partition,)
-        away = self.node.sync.rounds.on_demand(wanted, self._unreachable())
-        told = {**self.node.sync.status(), "left_out": sorted(map(self._name, away))}
+        away = self.node.rounds.on_demand(wanted, self._unreachable())
+        told = {**self.node.repair_status(), "left_out": sorted(map(self._name, away))}
         reply_to(connection, call, REPAIRED, (json.dumps(told),))
 
     def take_in(self, to: Any, message: Any) -> None:
@@ -139,10 +156,16 @@ class NodeServer(Member):
                 self._schedule()
             elif isinstance(effect, Renew):
                 self._renew()
+            elif isinstance(effect, Exchange):
+                self._tell(effect.node)
+            elif isinstance(effect, Publish):
+                self.spawn(self._publish(effect))
+            elif isinstance(effect, Grant):
+                self.spawn(self._grant(effect))
             else:
-                self._send(effect.node, effect.message)
+                self._send(effect.node, effect.message, effect.epoch)
 
-    def _send(self, node: bytes, message: Any) -> None:
+    def _send(self, node: bytes, message: Any, epoch: bytes) -> None:
         peer = self.peers.get(node)
         if peer is None or peer.connection is None:
             self._perform(self.node.on_peer(node, message, None))
@@ -160,7 +183,7 @@ class NodeServer(Member):
 
         patience_s = self.settings.times.peer_s
         expires_ms = peer.connection.remote_expiry(int(patience_s * 1000))
-        fields = (expires_ms, self.ring.epoch, *to_fields(message))
+        fields = (expires_ms, epoch, *to_fields(message))
         peer.connection.call(message.KIND, fields, on_reply, on_failure, patience_s)
 
     # ---- the log
@@ -241,14 +264,34 @@ class NodeServer(Member):
         if await self._exclusively(self.vault.proved, partitions):
             self.node.replica.doubted -= partitions
 
+    async def _publish(self, effect: Publish) -> None:
+        """Slots change hands: durable here first, then known to all (DESIGN rule 15)."""
+        view = View(slots=effect.slots)
+        is_durable = await asyncio.to_thread(self.vault.keep_view, merge_views(self.view, view))
+        if is_durable:
+            self.learn(view)
+        self.node.handover.on_published(is_durable)
+
+    async def _grant(self, effect: Grant) -> None:
+        """Promise to keep what was given; all of it is in the log before that."""
+        await self.log_is_free()
+        what = effect.partition, effect.slot, effect.generation
+        is_durable = await self._exclusively(self.vault.grant, *what)
+        if is_durable:
+            self.node.replica.doubted -= {effect.partition}
+        self._perform(self.node.on_granted(effect.to, is_durable))
+
     def begin(self, incarnation: bytes) -> None:
         """A fresh incarnation is on disk: mint under it, and say so to everybody."""
         self.incarnation = incarnation
         self.node.on_incarnation(incarnation)
         if self.fact is not None:
-            fact = self.fact
-            self.fact = Fact(incarnation, fact.member, fact.role, fact.name, fact.host, fact.port)
-            self.learn(View().with_facts([self.fact]))
+            self.say(replace(self.fact, incarnation=incarnation, revision=0))
+
+    def say(self, fact: Fact) -> None:
+        """This is what this node is now."""
+        self.fact = fact
+        self.learn(View().with_facts([fact]))
 
     # ---- ticks
 
@@ -304,9 +347,25 @@ class NodeServer(Member):
         while self._appending or self._appends:
             await asyncio.sleep(LOG_POLL_S)
 
-    def on_view(self) -> None:
-        """Remember where everybody is, for the next start."""
-        self.vault.keep_view(self.view)
+    def on_view(self, is_other_ring: bool) -> None:
+        """Who is there, and who owns what, is another thing; remember it for the next start."""
+        self.node.on_placement(self.placement)
+        if is_other_ring:
+            self.proving.on_ring(self.ring)
+        self.vault.note_view(self.view)
+        if self.me in self.view.ends and not self._is_ending:
+            self._is_ending = True
+            self.spawn(self._come_to_an_end())
+
+    async def _come_to_an_end(self) -> None:
+        """It was removed, or replaced: it owns nothing, and stops once all others have heard."""
+        await asyncio.sleep(END_S)
+        self.on_end()
+
+    def on_told(self, node: bytes, view: View | None) -> None:
+        """A node showed what it knows."""
+        if view is not None:
+            self.node.on_told(node, view)
 
     def _unreachable(self) -> frozenset[bytes]:
         down = {node for node, peer in self.peers.items() if not peer.connected}
@@ -322,9 +381,14 @@ class NodeServer(Member):
             "incarnation": self.incarnation.hex(),
             "keys": sum(map(len, replica.maps)),
             "bytes": bytes_about(replica.maps),
-            "doubted": len(replica.doubted),
+            "doubted": len(replica.in_doubt),
+            "owned": len(replica.owned),
+            "weight": self.fact.weight if self.fact else 0,
+            "zone": self.fact.zone if self.fact else "",
+            "ended": self.me in self.view.ends,
+            "handover": self.node.handover.status(self._name),
             "hints": {self._name(o): replica.hints.count_for(o) for o in replica.hints.owners()},
-            "repair": self.node.sync.status(),
+            "repair": self.node.repair_status(),
             "log_bytes": self.vault.log_bytes,
             "recovery": self.vault.recovery,
             "snapshot": self._last_snapshot,
@@ -371,5 +435,7 @@ async def open_node(
         host, port = await server.open(host, before.port if before else 0, identity)
     except PortInUseError:
         host, port = await server.open(host, 0, identity)
-    server.join(Fact(incarnation, member.node, NODE_ROLE, member.name, host, port))
+    who = incarnation, 0, member.node, NODE_ROLE, member.name
+    place = (before.zone, before.weight) if before else (member.zone, member.weight)
+    server.join(Fact(*who, host, port, *place))
     return server

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
 from dynamo_ray.core.messages import Merged
 from dynamo_ray.core.rebuild import Ask, Out, Prove, Rebuild, Take
+from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.upkeep import Copied
 from dynamo_ray.wire.errors import Failure
 from dynamo_ray.wire.keys import PEER
@@ -34,9 +35,13 @@ class Proving:
     def on_tick(self, unreachable: frozenset[bytes], now: float) -> None:
         """What should be true now?"""
         replica = self._server.node.replica
-        if replica.doubted:
+        if replica.in_doubt:
             out = self._machine.on_tick(replica.doubted, replica.owned, unreachable, now)
             self._perform(out)
+
+    def on_ring(self, ring: Ring) -> None:
+        """Partitions have other owners."""
+        self._machine.on_ring(ring)
 
     def reply(self, call: int, kind: int, fields: Sequence[Any]) -> None:
         """This node's own machine answers a merge; the call is its partition."""

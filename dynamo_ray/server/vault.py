@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import msgpack
 
 from dynamo_ray.core.charter import Charter
-from dynamo_ray.core.membership import View, view_from
+from dynamo_ray.core.membership import View, merge_views, view_from
 from dynamo_ray.core.merge import replaced
 from dynamo_ray.core.messages import Persist
 from dynamo_ray.core.remembered import RememberedPuts
@@ -71,6 +71,8 @@ class Vault:
         self._marks: deque[tuple[float, int]] = deque()
         # The end of the log as far as a snapshot holds it; less than that if it does not.
         self._held = store.position if not found.frames else -1
+        self._kept_view = View()
+        self._view_lock = threading.Lock()
         self._snapshot_s = times.snapshot_s
         self._snapshot_at = self._cut_from = time.monotonic()
 
@@ -188,21 +190,53 @@ class Vault:
             return False
         return True
 
-    def keep_view(self, view: View) -> None:
-        """Remember where everybody is. Losing it only costs a slower next start."""
+    def note_view(self, view: View) -> None:
+        """Remember what is known. What others wrote of it they will tell again."""
+        self.keep_view(view)
+
+    def keep_view(self, view: View) -> bool:
+        """Remember what is known, durably; False if the disk does not take it.
+
+        What this node writes of its slots nobody else can tell it again (DESIGN rule 15). An older
+        view never replaces a newer one, whichever thread comes first.
+        """
         aside = VIEW + ".aside"
-        with suppress(StorageError):
-            if self._disk.exists(aside):
-                self._disk.remove(aside)
-            self._disk.write(aside, [seal_bytes(msgpack.packb(view.to_rows()))])
-            self._disk.rename(aside, VIEW)
+        with self._view_lock:
+            self._kept_view = merge_views(self._kept_view, view)
+            try:
+                if self._disk.exists(aside):
+                    self._disk.remove(aside)
+                self._disk.write(aside, [seal_bytes(msgpack.packb(self._kept_view.to_rows()))])
+                self._disk.rename(aside, VIEW)
+            except SyncFailedError as error:
+                end_process(error)
+            except StorageError as error:
+                _log.error("the view is not kept: %s", error)
+                return False
+        return True
+
+    @property
+    def granted(self) -> Mapping[int, tuple[int, int]]:
+        """What was promised to givers of partitions, as partition -> (slot, generation)."""
+        return self._store.granted
+
+    def grant(self, partition: int, slot: int, generation: int) -> bool:
+        """Promise to keep what was given (DESIGN rule 17); False if the disk does not take it."""
+        try:
+            self._store.grant(partition, slot, generation)
+        except SyncFailedError as error:
+            end_process(error)
+        except StorageError as error:
+            _log.error("%s", error)
+            return False
+        return True
 
     def known_view(self, view: View) -> View:
         """The view that was kept, merged with `view`."""
         try:
             kept = unseal_bytes(self._disk.read(VIEW, 0, VIEW_BYTES_MAX))
-            rows = msgpack.unpackb(kept, raw=False)
-            return view.with_facts(view_from(rows).facts.values())
+            self._kept_view = view_from(msgpack.unpackb(kept, raw=False))
+            return merge_views(view, self._kept_view)
         except (StorageError, ValueError, TypeError):
             return view
 

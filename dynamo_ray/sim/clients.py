@@ -51,7 +51,9 @@ class ClientHost(Peer):
         """An operation has ended; think a while."""
         self.after(int(self.chance.random() * 2 * self.think_us), "think", self.go_on)
 
-    def on_call(self, src: Peer, call: int, message: Any, expires_ms: int) -> None:
+    def on_call(
+        self, src: Peer, call: int, message: Any, expires_ms: int, epoch: bytes | None
+    ) -> None:
         """Nobody asks a client."""
 
     def put(self, writes: Sequence[Write], then: Then) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.context import ContextKeys
+from dynamo_ray.core.membership import View
 from dynamo_ray.core.requests import Desk
-from dynamo_ray.core.ring import Member, claim, partition_of
+from dynamo_ray.core.ring import Member, partition_of
+from dynamo_ray.core.slots import placed
 from dynamo_ray.sim.clients import ClientHost
 from dynamo_ray.sim.coordinators import CoordinatorHost
 from dynamo_ray.sim.history import History, Terms, Write
 from dynamo_ray.sim.journal import Journal, ListJournal, StoreJournal
 from dynamo_ray.sim.network import CALM, Network, Peer
 from dynamo_ray.sim.nodes import StorageNode
+from dynamo_ray.sim.operator import Operator
 from dynamo_ray.sim.plan import Plan
 from dynamo_ray.sim.world import MILLISECOND, SECOND, World
 
@@ -29,20 +33,19 @@ class Cluster:
         self.settings = plan.settings()
         terms = Terms(plan.n, plan.r, plan.w, plan.durability, skew_ms=plan.skew_ms)
         self.history = History(terms)
-        self.nodes = [self._node(i) for i in range(plan.nodes)]
-        self.ring = claim(
-            [
-                Member(node.id, node.name, f"z{i % plan.zones}" if plan.zones > 1 else "")
-                for i, node in enumerate(self.nodes)
-            ],
-            plan.partitions,
-            plan.n,
-        )
-        desk = Desk(self.ring, self.settings, ContextKeys(CLUSTER_ID, [SECRET]))
+        everybody = [self._node(i) for i in range(plan.nodes + plan.newcomers)]
+        self.nodes, self.newcomers = everybody[: plan.nodes], everybody[plan.nodes :]
+        founders = tuple(Member(node.id, node.name, node.zone) for node in self.nodes)
+        self.placement = placed(Charter(CLUSTER_ID, "sim", self.settings, founders), View())
+        desk = Desk(self.placement.ring, self.settings, ContextKeys(CLUSTER_ID, [SECRET]))
         self.coordinators = [
-            CoordinatorHost(world, self.network, f"c{i + 1}", desk)
+            CoordinatorHost(world, self.network, f"c{i + 1}", desk, self.placement)
             for i in range(plan.coordinators)
         ]
+        directory = {node.id: node for node in everybody}
+        for host in (*everybody, *self.coordinators):
+            host.directory, host.gossips = directory, plan.changes
+        self.operator = Operator(self)
         self.clients = [self._client(f"client{i + 1}") for i in range(plan.clients)]
         members: list[StorageNode | CoordinatorHost] = [*self.nodes, *self.coordinators]
         self.members = {member.name: member for member in members}
@@ -50,32 +53,34 @@ class Cluster:
 
     def start(self) -> None:
         """Start the nodes, then the coordinators."""
-        by_id: dict[bytes, StorageNode] = {node.id: node for node in self.nodes}
+        for node in self.newcomers:
+            node.up = False
         for node in self.nodes:
-            node.peers = {i: peer for i, peer in by_id.items() if peer is not node}
-            node.begin(self.ring, self.settings, self.history)
+            node.begin(self.placement, self.settings, self.history)
         for coordinator in self.coordinators:
-            coordinator.nodes = by_id
             coordinator.start()
 
     def owners(self, key: bytes) -> tuple[str, ...]:
         """The names of a key's owners, in the order in which they are asked to mint."""
-        names = {node.id: node.name for node in self.nodes}
-        partition = partition_of(key, self.plan.partitions)
-        return tuple(names[node] for node in self.ring.preference(partition)[: self.plan.n])
+        return self.order(key)[: self.plan.n]
 
     def order(self, key: bytes) -> tuple[str, ...]:
         """The names of a key's owners, then of the other nodes in the order of standing in."""
+        placement = self.placement
+        for node in self.nodes if self.plan.changes else ():
+            if not node.ended:
+                placement = placement.learn(node.placement.view)
         names = {node.id: node.name for node in self.nodes}
-        return tuple(
-            names[n] for n in self.ring.preference(partition_of(key, self.plan.partitions))
-        )
+        partition = partition_of(key, self.plan.partitions)
+        return tuple(names[node] for node in placement.ring.preference(partition))
 
     def mend_all(self) -> None:
         """Everything is up and reachable, and the links are good."""
         self.network.weather = CALM
         self.network.heal_all()
         for member in self.members.values():
+            if isinstance(member, StorageNode) and member.ended:
+                continue
             if member.paused:
                 member.resume()
             if isinstance(member, StorageNode):
@@ -97,8 +102,11 @@ class Cluster:
 
     def is_quiet(self) -> bool:
         """True once nothing is under way, no hint is left, and no partition is in doubt."""
-        return not any(c.machine.in_flight for c in self.coordinators) and not any(
-            len(node.replica.hints) or node.replica.doubted or node.is_busy for node in self.nodes
+        there = [node for node in self.nodes if not node.ended]
+        return (
+            not any(c.machine.in_flight for c in self.coordinators)
+            and not any(len(n.replica.hints) or n.replica.in_doubt or n.is_busy for n in there)
+            and self.operator.is_done
         )
 
     def _node(self, i: int) -> StorageNode:
@@ -108,6 +116,7 @@ class Cluster:
         node = StorageNode(self.world, self.network, name, node_id, journal)
         node.append_us, node.sync_us = self.plan.append_us, self.plan.sync_us
         node.takes_snapshots = self.plan.real_storage
+        node.zone = f"z{i % self.plan.zones}" if self.plan.zones > 1 else ""
         return node
 
     def _journal(self, name: str, node_id: bytes) -> Journal:

@@ -5,39 +5,59 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from dynamo_ray.core.agreeing import Exchange
 from dynamo_ray.core.coordinator import Coordinator, Out, ToNode
 from dynamo_ray.core.detector import Detector
 from dynamo_ray.core.requests import Desk
+from dynamo_ray.core.slots import Placement
+from dynamo_ray.sim.gossip import TELL_S, Gossiper, Tell, Told
 from dynamo_ray.sim.network import Network, Peer
-from dynamo_ray.sim.nodes import StorageNode
 from dynamo_ray.sim.world import SECOND, World
 
 
-class CoordinatorHost(Peer):
-    """One coordinator: its machine, its detector, and no memory of earlier runs."""
+class CoordinatorHost(Gossiper):
+    """One coordinator: its machine, its detector, and no memory of earlier runs.
 
-    def __init__(self, world: World, network: Network, name: str, desk: Desk) -> None:
+    What it begins with is what a start gives it: the view of the time at which it was founded.
+    """
+
+    def __init__(
+        self, world: World, network: Network, name: str, desk: Desk, placement: Placement
+    ) -> None:
         super().__init__(world, network, name)
         self.desk = desk
-        self.nodes: dict[bytes, StorageNode] = {}
+        self._founded = placement
 
     def start(self) -> None:
         """Start, or start again, with nothing in flight."""
         self.up = True
         times = self.desk.settings.times
+        self.placement = self._founded
         self.machine = Coordinator(self.desk)
         self._wakes_at = math.inf
         self.detector = Detector(times)
-        self.detector.watch(sorted(self.nodes), self.mono_s)
+        self.detector.watch(sorted(self.known), self.mono_s)
         self.after(int(times.tick_s * SECOND), "tick", self._tick)
+        self.begin_gossip()
 
     def stop(self) -> None:
         """The process ends at once, with whatever was in flight."""
         self.end_run()
         self.break_off()
 
-    def on_call(self, src: Peer, call: int, message: Any, expires_ms: int) -> None:
+    def on_placement(self, is_other_ring: bool) -> None:
+        """Watch whom there is now, and ask whom the ring says."""
+        self.detector.watch(sorted(self.known), self.mono_s)
+        if is_other_ring:
+            self.machine.on_ring(self.placement.ring)
+
+    def on_call(
+        self, src: Peer, call: int, message: Any, expires_ms: int, epoch: bytes | None
+    ) -> None:
         """A client's request."""
+        if isinstance(message, Tell):
+            self.hear(src, call, message)
+            return
         to = (src, src.run, call)
         expires = expires_ms / 1000
         self._perform(self.machine.on_request(to, message, expires, self.mono_s, self.wall_ms))
@@ -52,7 +72,7 @@ class CoordinatorHost(Peer):
         self._judge(self.detector.on_down(getattr(peer, "id", b""), self.mono_s))
 
     def _tick(self) -> None:
-        for node in self.nodes.values():
+        for node in self.known.values():
             if self.network.hears(self, node):
                 self.take_reading(node)
         before = self.detector.suspected
@@ -70,6 +90,8 @@ class CoordinatorHost(Peer):
         for effect in out:
             if isinstance(effect, ToNode):
                 self._ask(effect)
+            elif isinstance(effect, Exchange):
+                self._exchange(effect.node)
             else:
                 src, run, call = effect.to
                 if src.run == run:
@@ -100,5 +122,13 @@ class CoordinatorHost(Peer):
             out = self.machine.on_failure(call, maybe_applied, self.mono_s, self.wall_ms)
             self._perform(out)
 
-        node = self.nodes[effect.node]
-        self.call(node, effect.message, effect.timeout_s, on_reply, on_failure)
+        node = self.directory[effect.node]
+        self.call(node, effect.message, effect.timeout_s, on_reply, on_failure, effect.epoch)
+
+    def _exchange(self, node: bytes) -> None:
+        def end(reply: Any) -> None:
+            if isinstance(reply, Told):
+                self.learn(reply.view)
+            self._perform(self.machine.on_exchanged(node, self.mono_s, self.wall_ms))
+
+        self.ask(self.directory[node], Tell(self.placement.view), TELL_S, end)

@@ -14,6 +14,8 @@ fault ends after a while by itself, and the calm ends what is left.
     fsync           the next fsync fails: the node ends, starts again, and doubts what it holds
     wipe            the node comes back with an empty disk
     reset           connections to a node break, nobody dies
+    join, leave,    a new node comes, a node hands all it has over and goes, one is gone for good
+    replace         and another takes its place (core/slots.py); for these nothing is mended
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ def _draw(plan: Plan, chance: Random, kind: str, span_us: int, bad_disks: Sequen
         letter, kinds = chance.choice(POINTS)
         host = node if letter == "n" else coordinator
         after = (host, chance.choice(kinds), chance.randint(1, 6))
-    if kind in DISK_FAULTS:
+    if kind in DISK_FAULTS or kind == "replace":
         node = chance.choice(bad_disks)
     host = coordinator if kind == "coordinator" else node
     if kind == "cut":
@@ -138,7 +140,16 @@ class Storm:
 
 def perform(cluster: Cluster, fault: Fault) -> Callable[[], None] | None:
     """Break something; the function that mends it, or None if it was broken already."""
+    if fault.kind == "join":
+        return _join(cluster)
     host = cluster.members[fault.host]
+    if isinstance(host, StorageNode) and host.ended:
+        return None
+    if fault.kind == "leave":
+        assert isinstance(host, StorageNode), host.name
+        return _nothing if cluster.operator.leave(host) else None
+    if fault.kind == "replace":
+        return _replace(cluster, host)
     if fault.kind in ("crash", "power", "coordinator"):
         return _stop(host, fault.kind == "power")
     if fault.kind == "pause":
@@ -156,6 +167,34 @@ def perform(cluster: Cluster, fault: Fault) -> Callable[[], None] | None:
     return _cut(cluster, [pair for other in others for pair in ((host, other), (other, host))])
 
 
+def _nothing() -> None:
+    """A change of members is not mended."""
+
+
+def _join(cluster: Cluster) -> Callable[[], None] | None:
+    if not cluster.newcomers or not cluster.operator.join(cluster.newcomers[0]):
+        return None
+    del cluster.newcomers[0]
+    return _nothing
+
+
+def _replace(cluster: Cluster, host: StorageNode | CoordinatorHost) -> Callable[[], None] | None:
+    """The node is gone with all it had: as if its disk were, for good."""
+    assert isinstance(host, StorageNode), host.name
+    if not cluster.newcomers:
+        return None
+    before = host.kept
+    if host.up:
+        host.stop()
+    if not cluster.operator.join(cluster.newcomers[0], instead_of=host):
+        host.start()
+        return None
+    del cluster.newcomers[0]
+    host.ended = True
+    host.witness.tell_gone(before)
+    return _nothing
+
+
 def _stop(host: StorageNode | CoordinatorHost, power_loss: bool) -> Callable[[], None] | None:
     if not host.up:
         return None
@@ -165,7 +204,7 @@ def _stop(host: StorageNode | CoordinatorHost, power_loss: bool) -> Callable[[],
         host.stop()
 
     def mend() -> None:
-        if not host.up:
+        if not host.up and not (isinstance(host, StorageNode) and host.ended):
             host.start()
 
     return mend
@@ -198,6 +237,8 @@ def _damage(host: StorageNode | CoordinatorHost, fault: Fault) -> Callable[[], N
     assert isinstance(host, StorageNode) and isinstance(host.journal, StoreJournal), host.name
     mend = _stop(host, False) if fault.kind in ("unreadable", "wipe") else None
     host.journal.damage(fault.kind, fault.other)
+    if fault.kind == "wipe":
+        host.lose_view()
     return mend or (lambda: None)
 
 

@@ -46,6 +46,7 @@ class Recovered:
     hints: dict[bytes, bytes] = field(default_factory=dict)
     replaced: list[tuple[bytes, bytes | None]] = field(default_factory=list)
     doubted: frozenset[int] = frozenset()
+    granted: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def take(self, row: Row) -> None:
         """Replay one record; the last one of a key wins."""
@@ -74,6 +75,9 @@ class Journal(Protocol):
     full: bool
     is_damaged: bool
 
+    def join(self) -> None:
+        """The node is a new one: of what it will be given it can prove nothing yet."""
+
     def append(self, rows: Sequence[Row]) -> None:
         """Give records to the log; raises AppendRefusedError."""
 
@@ -91,6 +95,9 @@ class Journal(Protocol):
 
     def proved(self, partitions: frozenset[int]) -> bool:
         """Note that these partitions were compared; False while the disk takes nothing."""
+
+    def grant(self, partition: int, slot: int, generation: int) -> bool:
+        """Note what was promised; False while the disk takes nothing."""
 
     def begin_snapshot(self) -> NewSnapshot | None:
         """Begin a snapshot, if this kind of log has any and the disk takes it."""
@@ -111,7 +118,12 @@ class ListJournal:
         self._durable = 0
         self._last_ms = 0
         self._doubted: frozenset[int] = frozenset()
+        self._granted: dict[int, tuple[int, int]] = {}
         self._chance = chance
+
+    def join(self) -> None:
+        """The node is a new one: of what it will be given it can prove nothing yet."""
+        self._doubted = frozenset(range(self._partitions))
 
     def append(self, rows: Sequence[Row]) -> None:
         """Give records to the log; raises AppendRefusedError."""
@@ -146,6 +158,13 @@ class ListJournal:
             self._doubted -= partitions
         return not self.full
 
+    def grant(self, partition: int, slot: int, generation: int) -> bool:
+        """Note what was promised; False while the disk takes nothing."""
+        if not self.full:
+            self._granted[partition] = slot, generation
+            self._doubted -= {partition}
+        return not self.full
+
     def begin_snapshot(self) -> NewSnapshot | None:
         """The twin has no snapshots."""
         return None
@@ -159,7 +178,7 @@ class ListJournal:
         found = Recovered([{} for _ in range(self._partitions)])
         for row in self.rows:
             found.take(row)
-        found.doubted = self._doubted
+        found.doubted, found.granted = self._doubted, dict(self._granted)
         return found
 
 
@@ -177,9 +196,14 @@ class StoreJournal:
         self._boot = 0
         self._wall_ms = 0
         self._starts = 0
+        self._joins = False
         self.is_damaged = False
         self._words = (node_id, name, partitions, durability)
         self._store: Store
+
+    def join(self) -> None:
+        """The node is a new one: of what it will be given it can prove nothing yet."""
+        self._joins = True
 
     @property
     def full(self) -> bool:
@@ -247,6 +271,14 @@ class StoreJournal:
             return False
         return True
 
+    def grant(self, partition: int, slot: int, generation: int) -> bool:
+        """Note what was promised; False while the disk takes nothing."""
+        try:
+            self._store.grant(partition, slot, generation)
+        except WriteFailedError:
+            return False
+        return True
+
     def begin_snapshot(self) -> NewSnapshot | None:
         """Begin a snapshot; None if the disk takes none."""
         try:
@@ -271,12 +303,13 @@ class StoreJournal:
             durability=durability,
             boot_id=f"boot {self._boot}",
             now_ms=self._wall_ms,
-            first_start=not self._starts,
+            first_start=not self._starts and not self._joins,
         )
         replaced: list[tuple[bytes, bytes | None]] = []
         self._store = Store.open(self.disk, opening, segment_bytes=SEGMENT_BYTES)
         found = self._store.recover(lambda key, before, after: replaced.append((before, after)))
-        recovered = Recovered(found.maps, found.hints, replaced, found.doubted)
+        granted = dict(self._store.granted)
+        recovered = Recovered(found.maps, found.hints, replaced, found.doubted, granted)
         self._starts += 1
         self._compare(recovered)
         if self._chance.random() < 0.5:

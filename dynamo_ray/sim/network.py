@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dynamo_ray.sim.world import MILLISECOND, Host, World
+from dynamo_ray.sim.world import MILLISECOND, SECOND, Host, World
 
 # A stream never says twice what was said once. Merges and answers are repeated all the same, and
 # nothing may hang on it. These are not: refused once and done once, they would end as no call can.
@@ -126,7 +126,9 @@ class Peer(Host):
         self._last_call = 0
         self._readings: dict[str, tuple[int, int]] = {}
 
-    def on_call(self, src: Peer, call: int, message: Any, expires_ms: int) -> None:
+    def on_call(
+        self, src: Peer, call: int, message: Any, expires_ms: int, epoch: bytes | None
+    ) -> None:
         """A request came; subclasses answer it by `answer`."""
         raise NotImplementedError
 
@@ -137,7 +139,13 @@ class Peer(Host):
         """The connection to a peer was closed or refused."""
 
     def call(
-        self, dst: Peer, message: Any, timeout_s: float, on_reply: OnReply, on_failure: OnFailure
+        self,
+        dst: Peer,
+        message: Any,
+        timeout_s: float,
+        on_reply: OnReply,
+        on_failure: OnFailure,
+        epoch: bytes | None = None,
     ) -> int:
         """Ask; exactly one of the two is called at most once (silence calls neither)."""
         if not dst.up and not self.network.is_cut(self, dst):
@@ -148,8 +156,26 @@ class Peer(Host):
         call = self._last_call
         self._calls[call] = (dst, on_reply, on_failure)
         expires_ms = self._expiry_at(dst, timeout_s)
-        self._say(dst, message, dst.on_call, self, call, message, expires_ms)
+        self._say(dst, message, dst.on_call, self, call, message, expires_ms, epoch)
         return call
+
+    def ask(
+        self,
+        dst: Peer,
+        message: Any,
+        timeout_s: float,
+        end: Callable[[Any], None],
+        epoch: bytes | None = None,
+    ) -> None:
+        """Ask; `end` is told once: the answer, or None for a failure or the time limit."""
+
+        def late() -> None:
+            if self.give_up(call):
+                end(None)
+
+        call = self.call(dst, message, timeout_s, end, lambda maybe_applied: end(None), epoch)
+        if call:
+            self.after(int(timeout_s * SECOND), "time limit", late)
 
     def give_up(self, call: int) -> bool:
         """Wait no longer for a call's reply; False if it has ended already."""

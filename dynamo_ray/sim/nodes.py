@@ -11,17 +11,21 @@ lets its witness (sim/witness.py) tell the history.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from dynamo_ray.core.agreeing import Exchange
 from dynamo_ray.core.detector import Detector
+from dynamo_ray.core.handover import Publish
+from dynamo_ray.core.membership import NODE_ROLE, Fact, View, merge_views
 from dynamo_ray.core.merge import replaced
 from dynamo_ray.core.messages import Merge, Mint, Persist
 from dynamo_ray.core.node import Answer, Node, Out, ToPeer
+from dynamo_ray.core.receive import Grant
 from dynamo_ray.core.replica import Replica
-from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.slots import Placement
+from dynamo_ray.sim.gossip import Gossiper, Tell
 from dynamo_ray.sim.history import History
 from dynamo_ray.sim.journal import AppendRefusedError, Journal, Recovered, Row
 from dynamo_ray.sim.network import Network, Peer
@@ -34,9 +38,10 @@ from dynamo_ray.storage.snapshot import NewSnapshot
 
 SNAPSHOT_S = 0.7
 RESTART_US = SECOND // 5
+LEAVE_US = 2 * SECOND
 
 
-class StorageNode(Peer):
+class StorageNode(Gossiper):
     """One storage node: its machines, its log, and what it was seen to have logged."""
 
     def __init__(
@@ -48,10 +53,14 @@ class StorageNode(Peer):
         self.append_us = 100
         self.sync_us = 2000
         self.takes_snapshots = False
-        self.ring: Ring
         self.settings: Settings
         self.history: History
-        self.peers: dict[bytes, StorageNode] = {}
+        self.weight = 1.0
+        self.zone = ""
+        self.ended = False
+        self.ever_owned: frozenset[int] = frozenset()
+        self._founded: Placement
+        self._durable_view = View()
         self.witness = Witness(self)
         self.logged: dict[bytes, bytes] = {}
         self.stopped_at = 0
@@ -60,9 +69,15 @@ class StorageNode(Peer):
         self._ever_given: set[tuple[bytes, bytes | None]] = set()
         self._chance = world.stream("disk")
 
-    def begin(self, ring: Ring, settings: Settings, history: History) -> None:
+    @property
+    def peers(self) -> dict[bytes, StorageNode]:
+        """The other nodes that this one knows of."""
+        return self.known
+
+    def begin(self, placement: Placement, settings: Settings, history: History) -> None:
         """Join the cluster, for the first time."""
-        self.ring, self.settings, self.history = ring, settings, history
+        self._founded, self.settings, self.history = placement, settings, history
+        self.placement = placement
         self.start()
 
     def start(self) -> None:
@@ -79,11 +94,14 @@ class StorageNode(Peer):
             self._start_later()
             return
         self.up = True
-        self._lost_power = self.journal.is_damaged = False  # what it has done is found, and noted
         times = self.settings.times
+        # What this node itself wrote of its slots is durable; of the rest it may know less again.
+        known = self._durable_view if self._lost_power else self.placement.view
+        self._lost_power = self.journal.is_damaged = False  # what it has done is found, and noted
+        self.placement = self._founded.learn(known)
         self._take_over(found, may_forget)
         self.rebuilding = Rebuilding(self)
-        self.node = Node(self.replica, self.settings, self.ring)
+        self.node = Node(self.replica, self.settings, self.placement, found.granted)
         self.detector = Detector(times)
         self.detector.watch(sorted(self.peers), self.mono_s)
         self._gathered: list[Persist] = []
@@ -95,6 +113,7 @@ class StorageNode(Peer):
         self.after(self._taking(self.sync_us), "incarnation", self._renewed, incarnation)
         self.after(int(times.tick_s * SECOND), "tick", self._tick)
         self.after(int(times.sync_s * SECOND), "sync due", self._sync_timer)
+        self.begin_gossip()
         if self.takes_snapshots:
             self.after(int(SNAPSHOT_S * SECOND), "snapshot", self._snapshot)
 
@@ -108,11 +127,16 @@ class StorageNode(Peer):
             self.history.forget_what(self.name)
         self.break_off()
 
-    def on_call(self, src: Peer, call: int, message: Any, expires_ms: int) -> None:
+    def on_call(
+        self, src: Peer, call: int, message: Any, expires_ms: int, epoch: bytes | None
+    ) -> None:
         """A request came."""
+        if isinstance(message, Tell):
+            self.hear(src, call, message)
+            return
         to = (src, src.run, call, message)
         before = self.witness.states(message) if isinstance(message, Mint) else []
-        out = self.node.on_request(to, message, expires_ms, self.mono_ms, self.wall_ms)
+        out = self.node.on_request(to, message, expires_ms, self.mono_ms, self.wall_ms, epoch)
         if isinstance(message, Mint):
             self.witness.tell_mints(message, before)
         self._perform(out)
@@ -148,22 +172,60 @@ class StorageNode(Peer):
         to = (self, self.run, partition, message)
         self._perform(self.node.on_request(to, message, 0, self.mono_ms, self.wall_ms))
 
-    def ask(self, node: bytes, message: Any, timeout_s: float, end: Callable[[Any], None]) -> None:
-        """Ask a peer; `end` is told once: the answer, or None for a failure or the time limit."""
+    def on_placement(self, is_other_ring: bool) -> None:
+        """Who is there, and who owns what, is another thing now."""
+        self.detector.watch(sorted(self.known), self.mono_s)
+        self.node.on_placement(self.placement)
+        if is_other_ring:
+            self.rebuilding.on_ring(self.placement.ring)
+        self.ever_owned |= self.replica.owned
+        if self.id in self.placement.view.ends:
+            self._come_to_an_end()
 
-        def late() -> None:
-            if self.give_up(call):
-                end(None)
+    def on_told(self, node: bytes, view: View) -> None:
+        """A node showed what it knows."""
+        self.node.on_told(node, view)
 
-        peer = self.peers[node]
-        call = self.call(peer, message, timeout_s, end, lambda maybe_applied: end(None))
-        if call:
-            self.after(int(timeout_s * SECOND), "time limit", late)
+    def _come_to_an_end(self) -> None:
+        """It was removed, or another took its place: it stops once all others can have heard."""
+        if not self.ended:
+            self.ended = True
+            self.after(LEAVE_US, "left", self.stop)
+
+    def lose_view(self) -> None:
+        """The disk is empty: what it knew of the others is gone, too."""
+        self._durable_view = View()
+        self.placement = self._founded
+
+    def say(self) -> None:
+        """Tell everybody what this node is now."""
+        known = self.placement.view.nodes().get(self.id)
+        revision = known.revision + 1 if known is not None else 0
+        place = self.name, "host", 1, self.zone, self.weight
+        self.learn(
+            View().with_facts([Fact(self._incarnation, revision, self.id, NODE_ROLE, *place)])
+        )
+
+    def is_there(self, node: StorageNode) -> bool:
+        """True if it is another node than that, and holds what it has acknowledged."""
+        return self is not node and not self.ended and hasattr(self, "replica")
+
+    @property
+    def is_known(self) -> bool:
+        """True if it has an incarnation in which to say what it is."""
+        return self.up and self._may_append
+
+    @property
+    def has_nothing_left(self) -> bool:
+        """True if it owns nothing and keeps nothing for others: it may go."""
+        is_empty = not self.replica.owned and not len(self.replica.hints) and not self._gathered
+        return self.is_known and is_empty and not self._appending and self.weight == 0
 
     @property
     def is_busy(self) -> bool:
-        """True while the log has work."""
-        return self._appending or bool(self._gathered) or self.node.reaper.is_busy
+        """True while the log has work, or slots are to be given away."""
+        is_working = self._appending or bool(self._gathered) or self.node.reaper.is_busy
+        return is_working or not self.node.handover.is_idle
 
     def _take_over(self, found: Recovered, may_forget: bool) -> None:
         """What recovery found; replaced versions leave their put ids behind (rule 7)."""
@@ -172,21 +234,21 @@ class StorageNode(Peer):
         for key, _ in sorted(self.logged.items() - self._ever_given):
             text = f"{self.name} found a state of {key!r} that its log was never given"
             self.history.breach("recovery", self.world.now, text)
-        q = self.settings.partitions
-        owned = frozenset(p for p in range(q) if self.id in self.ring.owners(p))
-        self.replica = Replica(self.id, self.settings, found.maps, owned)
+        self.replica = Replica(self.id, self.settings, found.maps, self.placement.owned(self.id))
+        self.ever_owned |= self.replica.owned
         self.replica.doubted = found.doubted
         for old, new in found.replaced:
             self.replica.puts.remember(replaced(old, new))
         self.replica.load_hints(found.hints)
         self.synced = dict(self.logged)
+        self.witness.kept_for_others = set(found.hints)
         self.witness.tell_forgotten(before, may_forget)
 
     def _start_later(self) -> None:
         """The disk does not let the node start, or it ended by itself: somebody tries again."""
 
         def again() -> None:
-            if not self.up:
+            if not self.up and not self.ended:
                 self.start()
 
         self.world.plan(RESTART_US, None, "start again", again)
@@ -205,7 +267,7 @@ class StorageNode(Peer):
 
     def _tick(self) -> None:
         times = self.settings.times
-        for peer in self.peers.values():
+        for peer in self.known.values():
             if self.network.hears(self, peer):
                 self.take_reading(peer)
         self.detector.on_tick(self.mono_s)
@@ -229,9 +291,35 @@ class StorageNode(Peer):
                 self._deliver(effect)
             elif isinstance(effect, Persist):
                 self._gathered.append(effect)
+            elif isinstance(effect, Exchange):
+                self.tell(effect.node)
+            elif isinstance(effect, Publish):
+                self.after(self._taking(self.sync_us), "published", self._published, effect)
+            elif isinstance(effect, Grant):
+                self.after(self._taking(self.sync_us), "granted", self._granted, effect)
             else:
                 self._renew()
         self._work()
+
+    def _published(self, effect: Publish) -> None:
+        """It is durable now: this node says so, and nobody said it before (rule 15)."""
+        if self.journal.full:
+            self.node.handover.on_published(False)
+            return
+        view = View(slots=effect.slots)
+        self._durable_view = merge_views(self._durable_view, view)
+        self.learn(view)
+        self.node.handover.on_published(True)
+
+    def _granted(self, effect: Grant) -> None:
+        try:
+            is_durable = self.journal.grant(effect.partition, effect.slot, effect.generation)
+        except SyncFailedError:
+            self._end()
+            return
+        if is_durable:
+            self.replica.doubted -= {effect.partition}
+        self._perform(self.node.on_granted(effect.to, is_durable))
 
     def _answer(self, effect: Answer) -> None:
         src, run, call, request = effect.to
@@ -244,10 +332,11 @@ class StorageNode(Peer):
     def _deliver(self, effect: ToPeer) -> None:
         node = effect.node
         self.ask(
-            node,
+            self.directory[node],
             effect.message,
             self.settings.times.peer_s,
             lambda reply: self._perform(self.node.on_peer(node, effect.message, reply)),
+            effect.epoch,
         )
 
     def _work(self) -> None:
@@ -344,7 +433,9 @@ class StorageNode(Peer):
             self.after(self._taking(self.sync_us), "incarnation", self._renewed, incarnation)
 
     def _renewed(self, incarnation: bytes) -> None:
-        self._may_append = True
+        self._may_append, self._incarnation = True, incarnation
+        if self.gossips:
+            self.say()
         self.node.on_incarnation(incarnation)
         self._work()
 

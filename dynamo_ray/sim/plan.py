@@ -17,6 +17,8 @@ from dynamo_ray.sim.world import MILLISECOND
 FAULTS = ("crash", "coordinator", "pause", "cut", "split", "full", "reset", "point")
 # Only with the real storage, which has files to damage.
 DISK_FAULTS = ("flip", "unreadable", "fsync", "wipe")
+# How the members change: a seed draws how many of them.
+CHANGES = ("join", "leave", "replace")
 STYLES = ("mixed", "set", "cart", "blind", "concurrent")
 
 
@@ -63,6 +65,12 @@ class Plan:
     purge_s: float = 3600.0
     grace_s: float = 864_000.0
     repair_s: float = 600.0
+    newcomers: int = 0
+
+    @property
+    def changes(self) -> bool:
+        """True if nodes come and go within such a run."""
+        return self.newcomers > 0 or bool(self.faults.intersection(CHANGES))
 
     @property
     def reaps(self) -> bool:
@@ -154,8 +162,20 @@ def draw_plan(chance: Random) -> Plan:
     )
     if chance.random() < 0.25:
         plan = _reaping(plan, chance)
-    return (
-        replace(plan, repair_s=chance.choice((0.2, 1.0, 4.0))) if chance.random() < 0.25 else plan
+    if chance.random() < 0.25:
+        plan = replace(plan, repair_s=chance.choice((0.2, 1.0, 4.0)))
+    return _changing(plan, chance) if chance.random() < 0.25 else plan
+
+
+def _changing(plan: Plan, chance: Random) -> Plan:
+    """The same world, where nodes come and go."""
+    changes = {name for name in CHANGES if chance.random() < 0.5} or {"join"}
+    return replace(
+        plan,
+        newcomers=chance.randint(1, 3),
+        faults=plan.faults | changes,
+        fault_count=plan.fault_count + chance.randint(1, 4),
+        operations=plan.operations * 2,
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamo_ray.core.messages import Merged
 from dynamo_ray.core.rebuild import Ask, Out, Rebuild, Take
+from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.upkeep import Copied
 
 if TYPE_CHECKING:
@@ -17,12 +18,16 @@ class Rebuilding:
 
     def __init__(self, node: StorageNode) -> None:
         self._node = node
-        self._machine = Rebuild(node.id, node.ring, node.settings.w)
+        self._machine = Rebuild(node.id, node.placement.ring, node.settings.w)
+
+    def on_ring(self, ring: Ring) -> None:
+        """Partitions have other owners."""
+        self._machine.on_ring(ring)
 
     def on_tick(self) -> None:
         """What should be true now?"""
         node, replica = self._node, self._node.replica
-        if replica.doubted:
+        if replica.in_doubt:
             suspected = node.detector.suspected
             out = self._machine.on_tick(replica.doubted, replica.owned, suspected, node.mono_s)
             self._perform(out)
@@ -52,4 +57,4 @@ class Rebuilding:
             else:
                 self._perform(self._machine.on_failure(effect.node, asked))
 
-        node.ask(effect.node, asked, node.settings.times.peer_s, end)
+        node.ask(node.directory[effect.node], asked, node.settings.times.peer_s, end)

@@ -181,7 +181,8 @@ class Run:
         found: dict[bytes, dict[str, bytes]] = {}
         for key in self.keys:
             partition = partition_of(key, self.plan.partitions)
-            of = {node.name: node.replica.maps[partition].get(key) for node in self.cluster.nodes}
+            there = [node for node in self.cluster.nodes if not node.ended]
+            of = {node.name: node.replica.maps[partition].get(key) for node in there}
             found[key] = {name: state for name, state in of.items() if state is not None}
         return found
 
@@ -191,6 +192,8 @@ class Run:
         for key in self.keys:
             self.history.owners[key] = self.cluster.owners(key)
             for node in self.cluster.nodes:
+                if node.ended:
+                    continue
                 if self.history.finals[key].get(node.name) != node.logged.get(key):
                     text = f"{node.name} holds another state of {key!r} than its log"
                     self.history.breach("log", self.world.now, text)

@@ -23,6 +23,8 @@ class Witness:
 
     def __init__(self, node: StorageNode) -> None:
         self._node = node
+        self.kept_for_others: set[bytes] = set()
+        """The keys whose last record had a hint."""
 
     def states(self, message: Mint) -> list[bytes | None]:
         """What is held of the keys of a mint now."""
@@ -46,7 +48,7 @@ class Witness:
         `memory`, or damage to the disk since the last start.
         """
         node = self._node
-        q, ring, doubted = node.settings.partitions, node.ring, node.replica.doubted
+        q, ring, doubted = node.settings.partitions, node.placement.ring, node.replica.doubted
         if doubted:
             node.history.forget_what(node.name)
         for key, state in before.items():
@@ -64,6 +66,19 @@ class Witness:
                 text += " without a cause" if partition in doubted else " and does not doubt that"
                 node.history.breach("recovery", node.world.now, text)
 
+    def tell_gone(self, before: dict[bytes, bytes]) -> None:
+        """The node is gone for good, with all that it had acknowledged."""
+        node = self._node
+        node.history.forget_what(node.name)
+        for key, state in before.items():
+            owners = node.placement.ring.owners(partition_of(key, node.settings.partitions))
+            others = [peer for peer in node.directory.values() if peer.is_there(node)]
+            holders = {peer.id: peer.kept.get(key) for peer in others}
+            at_owners = [held for peer, held in holders.items() if peer in owners]
+            node.history.on_forgotten(
+                key, node.world.now, (state, None), at_owners, list(holders.values())
+            )
+
     def tell_logged(self, row: Row) -> None:
         """A record was given to the log."""
         node = self._node
@@ -74,21 +89,31 @@ class Witness:
             limit_ms = node.wall_ms - int(node.settings.times.grace_s * 1000)
             reaped = Reaped(node.world.now, node.name, held, row.state, limit_ms)
             node.history.on_reaped(row.key, reaped, others)
+        was_hinted = row.key in self.kept_for_others
+        self.kept_for_others.discard(row.key)
         if row.state is None:
             node.logged.pop(row.key, None)
             if row.partition not in node.replica.owned:
-                self._check_handed_home(row, held)
+                if was_hinted or row.partition in node.ever_owned:
+                    self._check_handed_home(row, held)
             return
         node.logged[row.key] = row.state
+        if row.hints:
+            self.kept_for_others.add(row.key)
         node.history.on_logged(node.name, node.world.now, row.key, row.state)
-        if row.partition not in node.replica.owned and not row.hints:
+        is_ours = row.partition in node.replica.owned or row.partition in node.ever_owned
+        if not is_ours and not row.hints and not node.node.receiver.expects(row.partition):
             text = f"{node.name} logged a copy of {row.key!r} that it does not own, without a hint"
             node.history.breach("hints", node.world.now, text)
 
     def _check_handed_home(self, row: Row, held: bytes | None) -> None:
         """Rule 8: whoever gives up a copy knows that an owner has it fsynced, at every level."""
         node = self._node
-        owners = [node.peers[one] for one in node.ring.owners(row.partition) if one != node.id]
+        owners = [
+            node.directory[one]
+            for one in node.placement.ring.owners(row.partition)
+            if one != node.id
+        ]
         for owner in owners:
             kept = owner.synced.get(row.key)
             if held is None or kept == held:

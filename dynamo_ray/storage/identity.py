@@ -4,12 +4,13 @@ The name is a label; the cluster's and the node's id decide. An incarnation is d
 anybody sees it (DESIGN rule 2): used twice, after a crash or from a copied directory, a writer id
 would number two different writes alike. `doubted` are the partitions that the node cannot prove
 complete (rule 9): they stay so, over any number of starts, until compared with other owners.
+`granted` is what it promised to keep for whoever gave it a partition (rule 17): slot, generation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from dynamo_ray.core.ring import NODE_ID_BYTES
@@ -44,6 +45,7 @@ class Identity:
     boot_id: str = ""
     durability: str = ""
     doubted: frozenset[int] = frozenset()
+    granted: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
 
 def next_incarnation(last: bytes, now_ms: int, random8: bytes) -> bytes:
@@ -90,6 +92,7 @@ def _to_json(identity: Identity) -> dict[str, Any]:
         "boot_id": identity.boot_id,
         "durability": identity.durability,
         "doubted": sorted(identity.doubted),
+        "granted": [[partition, *what] for partition, what in sorted(identity.granted.items())],
     }
 
 
@@ -104,6 +107,7 @@ def _from_json(content: dict[str, Any]) -> Identity:
         boot_id=str(content["boot_id"]),
         durability=str(content["durability"]),
         doubted=frozenset(map(int, content["doubted"])),
+        granted={int(p): (int(slot), int(number)) for p, slot, number in content["granted"]},
     )
     if _to_json(identity) != content:
         raise ValueError("fields of other kinds")
@@ -120,3 +124,4 @@ def _in_range(identity: Identity) -> Iterator[bool]:
     yield len(identity.incarnation) in (0, INCARNATION_BYTES)
     yield identity.durability in ("", *DURABILITIES)
     yield all(0 <= one < identity.partitions for one in identity.doubted)
+    yield all(0 <= one < identity.partitions for one in identity.granted)

@@ -14,7 +14,7 @@ reads a clock or draws a random number. Calls come from one thread at a time, bu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -275,6 +275,22 @@ class Store:
     def proved(self, partitions: Iterable[int]) -> None:
         """Compared with enough other owners: these are complete again, durably (rule 9)."""
         identity = replace(self.identity, doubted=self.identity.doubted - frozenset(partitions))
+        with self._watching():
+            identities.save(self._disk, identity)
+        self.identity = identity
+
+    @property
+    def granted(self) -> Mapping[int, tuple[int, int]]:
+        """What was promised to givers of partitions, as partition -> (slot, generation)."""
+        return self.identity.granted
+
+    def grant(self, partition: int, slot: int, generation: int) -> None:
+        """Promise, durably, to keep what was given: it is complete as of now (rule 17)."""
+        identity = replace(
+            self.identity,
+            doubted=self.identity.doubted - {partition},
+            granted={**self.identity.granted, partition: (slot, generation)},
+        )
         with self._watching():
             identities.save(self._disk, identity)
         self.identity = identity

@@ -1,0 +1,286 @@
+"""How a node gives away slots that others should have, while both serve (DESIGN rules 15 to 17).
+
+    wished ─► Offer ─► compare, send what lacks ─► little was sent: close ─► all logged and hashed?
+                ▲            ▲    └ much was sent: again                          │
+                │            └────────────────────┐                 compare, send the rest
+                └── refused, silent, too long: open again, later ◄──┐             │
+                                                  └─────────────────┴─ Seal ◄─────┘
+                                                                        └► Publish: it is theirs
+
+Until the receiver has fsynced everything this node alone is the owner and serves: nobody is on the
+new ring before that. While it is closed, for some tenths of a second, a partition takes no writes
+here; other owners and stand-ins do, and reads go on. What the receiver holds beside it, for others,
+does no harm: it must hold all that this node holds, not the same. A comparison at a time, with a
+budget of bytes per second. If either side ends, the next start begins again with what is there: a
+wish is a part of the view, and what was sent is compared, not sent again.
+
+A node that inherited slots (another one was replaced by it) publishes that it owns them once every
+other owner knows: until then it takes no writes, so that none of them is seen by too few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from dynamo_ray.core.membership import Slot, View, Wish
+from dynamo_ray.core.messages import Effect, Send
+from dynamo_ray.core.replica import Replica
+from dynamo_ray.core.rounds import Turn
+from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.slots import Placement
+from dynamo_ray.core.sync import Sync
+from dynamo_ray.core.upkeep import Offer, Offered, Seal, Sealed
+from dynamo_ray.core.values import value
+
+NEAR_KEYS = 250  # one page
+AGAIN_MS = 1000
+CLOSED_MS_MAX = 3000
+
+
+@value
+class Publish:
+    """Effect: note durably who owns these slots now, then let everybody know (rule 15)."""
+
+    slots: Mapping[int, Slot]
+
+
+class Step(Enum):
+    """Where a move is."""
+
+    OFFERING = 1
+    COPYING = 2
+    CLOSING = 3
+    FINISHING = 4
+    SEALING = 5
+    PUBLISHING = 6
+
+
+@dataclass(slots=True)
+class Moving:
+    """The slot that is on its way, and to whom."""
+
+    slot: int
+    partition: int
+    wish: Wish
+    step: Step = Step.OFFERING
+    token: bytes = b""
+    sent_before: int = 0
+    last_sent: int | None = None
+    closed_ms: int = 0
+    closed_at: int | None = None  # position in the log's queue
+
+
+class Handover:
+    """The machine of one node that gives slots away, one at a time."""
+
+    def __init__(self, replica: Replica, settings: Settings) -> None:
+        limits = settings.limits
+        self._replica = replica
+        self._copies = settings.n
+        self._sync = Sync(replica, self, limits.transfer_bytes, limits.batch_bytes, may_lack=True)
+        self._wishes: dict[int, Wish] = {}
+        self._taken_back: dict[int, Slot] = {}
+        self._inherited: dict[int, Slot] = {}
+        self._ends: Mapping[bytes, bytes] = {}
+        self._unaware: dict[int, set[bytes]] = {}
+        self._waits: dict[int, int] = {}
+        self._current: Moving | None = None
+        self._question: Any = None
+        self._publishing: Mapping[int, Slot] = {}
+        self._now_ms = 0
+        self._given = 0
+        self.closed: frozenset[int] = frozenset()
+        """Partitions that take no writes here now."""
+
+    @property
+    def is_idle(self) -> bool:
+        """True if there is nothing to give and nothing to publish."""
+        return not (self._current or self._wishes or self._inherited or self._taken_back)
+
+    def on_placement(self, placement: Placement) -> None:
+        """What is wished of this node's slots, and what it owns without having said so."""
+        me, ring = self._replica.node, placement.ring
+        self._ends = placement.view.ends
+        self._wishes = placement.wished(me)
+        self._taken_back = placement.taken_back(me)
+        self._inherited = placement.inherited(me)
+        before, self._unaware = self._unaware, {}
+        for slot in self._inherited:
+            others = set(ring.owners(slot // ring.copies)) - {me}
+            self._unaware[slot] = before.get(slot, others) & others
+        current = self._current
+        if current is not None and current.step is not Step.PUBLISHING:
+            if self._wishes.get(current.slot) != current.wish:
+                self._let_go()
+        self._reckon_closed()
+
+    def on_told(self, node: bytes, view: View) -> None:
+        """Another node showed its view: does it know by now what this node inherited?"""
+        if self._ends.items() <= view.ends.items():
+            for unaware in self._unaware.values():
+                unaware.discard(node)
+
+    def on_tick(self, now_ms: int, unreachable: frozenset[bytes]) -> list[Effect | Publish]:
+        """Ask what should be true now (rule 11)."""
+        self._now_ms = now_ms
+        publish = self._due_to_publish()
+        current = self._current
+        if current is not None and self._is_hopeless(current, unreachable):
+            self._fail(current)
+        if self._current is None and (move := self._next(unreachable)):
+            self._current = move
+            offer = Offer(move.partition, move.slot, move.wish.generation + 1)
+            return [*publish, *self._ask(move, offer)]
+        if current is not None and current.step is Step.CLOSING and self._is_still(current):
+            self._begin(current, Step.FINISHING)
+        return [*publish, *self._sync.on_tick(now_ms), *self._seal_if_due()]
+
+    def has_asked(self, request: Any) -> bool:
+        """True if this is a question whose end is waited for."""
+        is_own = self._question is not None and request is self._question
+        return is_own or self._sync.has_asked(request)
+
+    def on_peer(self, request: Any, reply: Any) -> list[Effect | Publish]:
+        """The question has come to its end: an answer, a refusal, or None for neither."""
+        if self._sync.has_asked(request):
+            effects: list[Effect | Publish] = [*self._sync.on_end(reply)]
+            return effects + self._seal_if_due()
+        self._question, current = None, self._current
+        if current is None:
+            return []
+        if isinstance(request, Offer) and isinstance(reply, Offered):
+            current.token = reply.token
+            self._begin(current, Step.COPYING)
+        elif isinstance(request, Seal) and isinstance(reply, Sealed):
+            current.step = Step.PUBLISHING
+            slot = Slot(current.wish.generation + 1, current.wish.receiver)
+            return self._publish({current.slot: slot})
+        else:
+            self._fail(current)
+        return []
+
+    def on_published(self, is_durable: bool) -> None:
+        """It is durable and known here, or the disk did not take it and nothing has changed."""
+        self._publishing, current = {}, self._current
+        if current is not None and current.step is Step.PUBLISHING:
+            self._given += is_durable
+            self._fail(current)
+
+    def status(self, name: Callable[[bytes], str]) -> dict[str, Any]:
+        """What moves and what is left to move, for people."""
+        current = self._current
+        return {
+            "partition": None if current is None else current.partition,
+            "to": None if current is None else name(current.wish.receiver),
+            "step": None if current is None else current.step.name.lower(),
+            "left": len(self._wishes),
+            "given": self._given,
+            "keys": self._sync.keys_sent,
+            "bytes": self._sync.bytes_moved,
+        }
+
+    # ---- turns of its comparisons
+
+    def next(self) -> Turn | None:
+        """The partition on its way, compared with its receiver."""
+        current = self._current
+        if current is None or current.step not in (Step.COPYING, Step.FINISHING):
+            return None
+        return Turn(current.partition, current.wish.receiver, True, False)
+
+    def on_end(self, turn: Turn, began_ms: int, is_done: bool) -> None:
+        """A comparison has ended: close, compare again, or begin anew."""
+        current = self._current
+        if current is None or turn.partition != current.partition:
+            return
+        sent = self._sync.keys_sent - current.sent_before
+        if current.step is Step.FINISHING:
+            if is_done:
+                current.step = Step.SEALING
+            else:
+                self._fail(current)
+        elif current.step is Step.COPYING:
+            is_near = sent <= NEAR_KEYS or (current.last_sent or sent) < 2 * sent
+            if not is_done:
+                self._fail(current)
+            elif is_near:
+                self._close(current)
+            else:
+                current.last_sent = sent
+                current.sent_before = self._sync.keys_sent
+
+    # ---- steps
+
+    def _next(self, unreachable: frozenset[bytes]) -> Moving | None:
+        for slot, wish in self._wishes.items():
+            is_due = self._waits.get(slot, 0) <= self._now_ms
+            if is_due and wish.receiver not in unreachable and slot not in self._inherited:
+                return Moving(slot, slot // self._copies, wish)
+        return None
+
+    def _begin(self, current: Moving, step: Step) -> None:
+        current.step = step
+        current.sent_before = self._sync.keys_sent
+
+    def _close(self, current: Moving) -> None:
+        """Take no more writes; what was taken must be logged, and in the tree, before the last."""
+        current.step = Step.CLOSING
+        current.closed_ms = self._now_ms
+        current.closed_at = self._replica.queue.last
+        self._reckon_closed()
+
+    def _reckon_closed(self) -> None:
+        closed = {slot // self._copies for slot in self._inherited}
+        if self._current is not None and self._current.closed_at is not None:
+            closed.add(self._current.partition)
+        self.closed = frozenset(closed)
+
+    def _is_still(self, current: Moving) -> bool:
+        replica = self._replica
+        if not replica.queue.is_persisted(current.closed_at or 0):
+            return False
+        return replica.forest.is_exact(current.partition)
+
+    def _seal_if_due(self) -> list[Effect | Publish]:
+        current = self._current
+        if current is None or current.step is not Step.SEALING or self._question is not None:
+            return []
+        generation = current.wish.generation + 1
+        return self._ask(current, Seal(current.partition, current.slot, generation, current.token))
+
+    def _ask(self, current: Moving, question: Offer | Seal) -> list[Effect | Publish]:
+        self._question = question
+        return [Send(current.wish.receiver, question)]
+
+    def _is_hopeless(self, current: Moving, unreachable: frozenset[bytes]) -> bool:
+        if current.step is Step.PUBLISHING:
+            return False
+        is_closed = current.closed_at is not None
+        is_late = is_closed and self._now_ms - current.closed_ms > CLOSED_MS_MAX
+        return is_late or current.wish.receiver in unreachable
+
+    def _fail(self, current: Moving) -> None:
+        """Open again, and let other slots go first."""
+        self._waits[current.slot] = self._now_ms + AGAIN_MS
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._current = self._question = None
+        self._sync.stop()
+        self._reckon_closed()
+
+    # ---- publishing
+
+    def _due_to_publish(self) -> list[Effect | Publish]:
+        ready = {s: slot for s, slot in self._inherited.items() if not self._unaware.get(s)}
+        return self._publish({**self._taken_back, **ready})
+
+    def _publish(self, slots: Mapping[int, Slot]) -> list[Effect | Publish]:
+        """Only one at a time is on its way to the disk; what is left is due again."""
+        if self._publishing or not slots:
+            return []
+        self._publishing = slots
+        return [Publish(slots)]

@@ -1,0 +1,121 @@
+"""Who lets nodes come and go in the simulator: commands, given to whichever node is up (§4.8.1).
+
+    join       a new node starts, says that it is there, and gets its share
+    leave      a node that is to go owns nothing any more, and then is removed
+    replace    a node is gone for good; a new one takes its place
+
+What has to move is planned again and again, from what one node drawn by chance knows at the moment,
+until nothing has to. So commands meet views that are old, and plans that others made before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dynamo_ray.core.membership import View
+from dynamo_ray.core.ring import Member, Ring, reclaim
+from dynamo_ray.sim.nodes import StorageNode
+from dynamo_ray.sim.world import SECOND
+
+if TYPE_CHECKING:
+    from dynamo_ray.sim.cluster import Cluster
+
+LOOK_US = SECOND // 3
+
+
+class Operator:
+    """Commands that are under way; each is true in the end, whatever happens meanwhile."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._chance = cluster.world.stream("operator")
+        self._leaving: list[StorageNode] = []
+        self._is_looking = False
+        self._stamps = 0
+
+    @property
+    def is_done(self) -> bool:
+        """True if all came that should, all went that should, and nothing has to move."""
+        if not self._is_looking:
+            return True
+        up = self._up()
+        there = [*up, *self._cluster.coordinators]
+        rings = {host.placement.ring.epoch for host in there}
+        quiet = all(node.node.handover.is_idle for node in up)
+        return not self._leaving and len(rings) == 1 and quiet and not self._moves(up[0])
+
+    def join(self, node: StorageNode, instead_of: StorageNode | None = None) -> bool:
+        """A new node starts; False if there is nobody to tell it of the others."""
+        up = self._up()
+        if not up:
+            return False
+        cluster = self._cluster
+        placement = cluster.placement.learn(self._chance.choice(up).placement.view)
+        if instead_of is not None:
+            placement = placement.learn(View(ends={instead_of.id: node.id}))
+        node.journal.join()
+        cluster.nodes.append(node)
+        cluster.members[node.name] = node
+        node.begin(placement, cluster.settings, cluster.history)
+        self._look_later()
+        return True
+
+    def leave(self, node: StorageNode) -> bool:
+        """A node is to go; False if too few would be left, or it is going already."""
+        staying = [one for one in self._cluster.nodes if not one.ended and one.weight > 0]
+        if len(staying) <= self._cluster.plan.n or node.weight == 0 or node.ended or not node.up:
+            return False
+        node.weight = 0.0
+        if node.is_known:
+            node.say()
+        self._leaving.append(node)
+        self._look_later()
+        return True
+
+    def _up(self) -> list[StorageNode]:
+        nodes = self._cluster.nodes
+        return [node for node in nodes if node.up and not node.paused and not node.ended]
+
+    def _look_later(self) -> None:
+        if not self._is_looking:
+            self._is_looking = True
+            self._cluster.world.plan(LOOK_US, None, "look", self._look)
+
+    def _look(self) -> None:
+        """Do what is due now, by somebody who is up."""
+        self._remove_empty()
+        up = self._up()
+        if up:
+            node = self._chance.choice(up)
+            moves = self._moves(node)
+            if moves:
+                self._stamps += 1
+                stamp = self._cluster.world.now.to_bytes(8, "big") + bytes([self._stamps % 256])
+                node.learn(node.placement.with_wishes(sorted(moves.items()), stamp))
+        self._cluster.world.plan(LOOK_US, None, "look", self._look)
+
+    def _moves(self, node: StorageNode) -> dict[int, bytes]:
+        """Slots that should have another owner, as this node sees it, and are not on their way."""
+        ring = node.placement.ring
+        if node.placement.under_way:
+            return {}
+        try:
+            after = _balanced(ring)
+        except ValueError:
+            return {}
+        pairs = enumerate(zip(ring.slots, after.slots, strict=True))
+        return {slot: new for slot, (old, new) in pairs if old != new}
+
+    def _remove_empty(self) -> None:
+        """Who is to go and has nothing left is removed, by its own word."""
+        for node in list(self._leaving):
+            if node.ended:
+                self._leaving.remove(node)
+            elif node.up and not node.paused and node.has_nothing_left:
+                self._leaving.remove(node)
+                node.learn(View(ends={node.id: b""}))
+
+
+def _balanced(ring: Ring) -> Ring:
+    members: list[Member] = list(ring.members)
+    return reclaim(ring, members)
