@@ -74,7 +74,7 @@ class Cluster:
         """
         from dynamo_ray.actors import fleet
 
-        known = [member.name for member in self.charter.members]
+        known = fleet.member_names(self.name, fleet.NODE)
         for name in nodes or ():
             if name not in known:
                 raise BadRequestError(
@@ -267,18 +267,18 @@ def _launch(founded: Founded, host: str, coordinators: int) -> Cluster:
     founding: dict[str, Any] = {
         "charter": charter.to_dict(),
         "secrets": founded.secrets,
-        "view": [],
+        "view": founded.placement.view.to_rows(),
         "first_start": founded.is_new,
     }
     handles: list[Any] = []
     try:
         nodes = {}
-        for m in charter.members:
-            given = founding, m.name, str(folder / m.name), host
+        for m in founded.placement.ring.members:
+            given = founding, fleet.row_of(m), str(folder / m.name), host
             nodes[m.name] = fleet.create(name, fleet.NODE, m.name, *given)
             handles.append(nodes[m.name])
         described = fleet.wait_until_up(nodes)
-        rows = [row for one in described.values() for row in one["view"]]
+        rows = fleet.together(described)
         fleet.teach(list(nodes.values()), rows)
         founding = {**founding, "view": rows}
         pool = {}
@@ -286,7 +286,7 @@ def _launch(founded: Founded, host: str, coordinators: int) -> Cluster:
             pool[one] = fleet.create(name, fleet.COORDINATOR, one, founding, one, host)
             handles.append(pool[one])
         described |= fleet.wait_until_up(pool)
-        rows = [row for one in described.values() for row in one["view"]]
+        rows = fleet.together(described)
         fleet.teach(handles, rows)
     except BaseException:
         fleet.stop(handles)

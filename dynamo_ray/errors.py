@@ -41,6 +41,19 @@ class UnavailableError(DynamoError, ConnectionError):
         self.alive = alive
 
 
+class UnsafeChangeError(DynamoError):
+    """A change of nodes that would start from fewer than W living copies; nothing was changed."""
+
+    def __init__(self, partitions: Sequence[int], least: int) -> None:
+        some = ", ".join(map(str, partitions[:5])) + (", …" if len(partitions) > 5 else "")
+        super().__init__(
+            f"{len(partitions)} partitions ({some}) have fewer than {least} living copies;"
+            " bring their nodes back first, or force it"
+        )
+        self.partitions = tuple(partitions)
+        self.least = least
+
+
 class OperationTimeoutError(DynamoError, TimeoutError):
     """Not enough answers in time. With `maybe_applied` the write may be there, now or later."""
 

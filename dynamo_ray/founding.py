@@ -15,15 +15,20 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dynamo_ray.core.charter import FORMAT, Charter, CharterError, charter_from
+from dynamo_ray.core.membership import View, merge_views
 from dynamo_ray.core.ring import Member
 from dynamo_ray.core.settings import SettingsError, settings_from
+from dynamo_ray.core.slots import Placement, placed
 from dynamo_ray.errors import BadRequestError, DataDirectoryError
 from dynamo_ray.storage.errors import StorageError
 from dynamo_ray.storage.store import holds_records, is_in_use, refuse_others
+from dynamo_ray.storage.views import PATH as VIEW
+from dynamo_ray.storage.views import read_view
 from dynamo_ray.wire.keys import SECRET_BYTES
 
 CHARTER_FILE = "CLUSTER.json"
@@ -89,7 +94,7 @@ class Said:
         return [self.zones[i % len(self.zones)] if self.zones else "" for i in range(count)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Founded:
     """A cluster's directory, read. `is_new`: it was founded just now, by whoever asked."""
 
@@ -97,6 +102,14 @@ class Founded:
     charter: Charter
     secrets: list[bytes]
     is_new: bool
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Who its nodes are by now, and who owns what, as far as their directories tell."""
+        view = View()
+        for path in sorted(self.folder.glob(f"*/{VIEW}")):
+            view = merge_views(view, read_view(path.parent) or View())
+        return placed(self.charter, view)
 
 
 def agreed(folder: Path, name: str, said: Said) -> Charter | None:

@@ -14,7 +14,8 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 import ray
@@ -22,7 +23,8 @@ import ray
 from dynamo_ray.actors.local_ray import own_handlers
 from dynamo_ray.actors.members import CoordinatorActor, NodeActor
 from dynamo_ray.core.charter import Charter, charter_from
-from dynamo_ray.core.membership import View, view_from
+from dynamo_ray.core.membership import View, merge_views, view_from
+from dynamo_ray.core.ring import Member
 from dynamo_ray.errors import (
     AuthenticationError,
     ClusterExistsError,
@@ -128,6 +130,71 @@ def locate(cluster: str) -> Place:
         f"no cluster {cluster!r} answers in the Ray cluster at "
         f"{ray_address()}; start it, or check RAY_ADDRESS"
     )
+
+
+def survey(cluster: str) -> tuple[Place, dict[str, dict[str, Any]]]:
+    """What all members that answer know together, and each node's description by its name."""
+    place = locate(cluster)
+    names = member_names(cluster, NODE)
+    asked = {find(cluster, NODE, name).describe.remote(): name for name in names}
+    described: dict[str, dict[str, Any]] = {name: {"state": "down"} for name in names}
+    for answer in ray.wait(list(asked), num_returns=len(asked), timeout=ASK_AGAIN_S)[0]:
+        with contextlib.suppress(ray.exceptions.RayError):
+            described[asked[answer]] = ray.get(answer)
+    view = view_from(together({"": {"view": place.view.to_rows()}, **described}))
+    return replace(place, view=view), described
+
+
+def together(described: dict[str, dict[str, Any]]) -> list[Any]:
+    """What members that were described know together, as rows."""
+    views = [view_from(one["view"]) for one in described.values() if "view" in one]
+    return reduce(merge_views, views, View()).to_rows()
+
+
+def handles(cluster: str) -> list[Any]:
+    """The handles of all members."""
+    return [
+        find(cluster, role, name)
+        for role in (NODE, COORDINATOR)
+        for name in member_names(cluster, role)
+    ]
+
+
+def join(place: Place, member: Member, data_dir: str, rows: list[Any]) -> None:
+    """Start a node that the charter does not know. Raises UnavailableError."""
+    cluster = place.charter.name
+    founding = {
+        "charter": place.charter.to_dict(),
+        "secrets": place.secrets,
+        "view": rows,
+        "first_start": False,  # it can prove nothing yet of what it will own
+    }
+    hosts = [fact.host for fact in place.view.nodes().values()]
+    host = max(sorted(set(hosts)), key=hosts.count)
+    handle = create(cluster, NODE, member.name, founding, row_of(member), data_dir, host)
+    try:
+        wait_until_up({member.name: handle})
+    except BaseException:
+        stop([handle])
+        raise
+
+
+def weigh(cluster: str, node: str, weight: float) -> None:
+    """Let a node say that it has another weight. Raises UnavailableError if it does not answer."""
+    try:
+        ray.get(find(cluster, NODE, node).weigh.remote(weight), timeout=ASK_S)
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        raise UnavailableError(1, 0, f"node {node!r} does not answer") from error
+
+
+def end(cluster: str, node: str) -> None:
+    """End a node's process for good, if there is one."""
+    with contextlib.suppress(ClusterNotFoundError):
+        stop([find(cluster, NODE, node)])
+
+
+def row_of(member: Member) -> list[Any]:
+    return [member.node, member.name, member.zone, member.weight]
 
 
 def wait_until_up(handles: dict[str, Any], timeout_s: float = START_S) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ import ray
 from dynamo_ray.actors.hosting import Hosted
 from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.membership import View, view_from
+from dynamo_ray.core.ring import Member as RingMember
 from dynamo_ray.server.coordinator import open_coordinator
 from dynamo_ray.server.member import Member, monotonic_ms
 from dynamo_ray.server.node import open_node
@@ -74,20 +75,29 @@ class MemberActor:
 
 
 class NodeActor(MemberActor):
-    """A storage node; its data lives in `data_dir`."""
+    """A storage node; its data lives in `data_dir`, and `member` is [id, name, zone, weight]."""
 
-    def __init__(self, founding: Founding, name: str, data_dir: str, host: str) -> None:
+    def __init__(self, founding: Founding, member: list[Any], data_dir: str, host: str) -> None:
         self.data_dir = data_dir
         self.host = host
-        self.recovering = Recovering(name)
-        super().__init__(founding, name)
+        self.member = RingMember(*member)
+        self.recovering = Recovering(self.member.name)
+        super().__init__(founding, self.member.name)
 
     def describe(self, wait_s: float = 0.0) -> dict[str, Any]:
         """As any member; while it reads its data back, also how far that is."""
         told = super().describe(wait_s)
         if told["state"] == "starting" and self.recovering.has_begun:
-            return {**told, "state": "recovering", "recovery": self.recovering.to_dict()}
-        return told
+            told |= {"state": "recovering", "recovery": self.recovering.to_dict()}
+        return {**told, "data_dir": self.data_dir}
+
+    def weigh(self, weight: float) -> None:
+        """Have another weight from now on: with 0 it should own nothing."""
+
+        async def weigh() -> None:
+            self.hosted.server.weigh(weight)
+
+        self.hosted.run(weigh())
 
     def snapshot(self, timeout_s: float) -> dict[str, Any]:
         """Take a snapshot and wait for it; what was written, or the `problem`.
@@ -108,11 +118,10 @@ class NodeActor(MemberActor):
             return {"problem": f"it is not done within {timeout_s:g} s, and goes on"}
 
     async def _open(self) -> Member:
-        member = self.charter.member(self.name)
         return await open_node(
             self.charter,
             self.secrets,
-            member,
+            self.member,
             self.data_dir,
             self.host,
             self._view(),

@@ -150,8 +150,8 @@ def _latest(facts: Iterable[Fact]) -> Iterable[Fact]:
 
 
 def view_from(rows: Iterable[Any]) -> View:
-    """The view that `to_rows` gave. Raises ValueError or TypeError for anything else."""
-    facts, slots, wishes, ends = rows
+    """The view that `to_rows` gave, or none. Raises ValueError or TypeError for anything else."""
+    facts, slots, wishes, ends = list(rows) or ([], [], [], [])
     given = View(
         {},
         {_number(slot): Slot(_number(number), _id(owner)) for slot, number, owner in slots},

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from dynamo_ray.core.ring import Member, NodeId, Ring, reclaim
+from dynamo_ray.core.slots import Placement
 
 
 class PlanError(ValueError):
@@ -72,11 +73,13 @@ def plan(
     add: Sequence[Member] = (),
     remove: Collection[str] = (),
     replaced: Mapping[str, Member] | None = None,
+    changed: Sequence[Member] = (),
 ) -> Plan:
     """What it takes that these nodes come, those go, and others take dead nodes' places.
 
-    Nodes are named by their names. Raises PlanError for a name that is not there, is there already
-    or is named twice, and where fewer nodes than copies would be left.
+    `changed` are all members, some with another weight, if that is what changes. Nodes are named by
+    their names. Raises PlanError for a name that is not there, is there already or is named twice,
+    and where fewer nodes than copies would be left.
     """
     replaced = replaced or {}
     leaving, coming = [*remove, *replaced], [*add, *replaced.values()]
@@ -88,11 +91,29 @@ def plan(
     ]
     after = _exchanged(ring, exchanged, replaced)
     try:
+        if changed:
+            after = reclaim(after, changed)
         if add or remove:
             after = reclaim(after, [*members, *add])
     except ValueError as error:
         raise PlanError(str(error)) from error
     return Plan(ring, after, frozenset(exchanged))
+
+
+def moves_due(placement: Placement) -> dict[int, NodeId]:
+    """The slots that should have another owner for the ring to be balanced, and whom.
+
+    Nothing while other moves are under way: a plan is made from what came of the last one.
+    """
+    ring = placement.ring
+    if placement.under_way:
+        return {}
+    try:
+        after = reclaim(ring, ring.members)
+    except ValueError:
+        return {}  # fewer nodes with a weight than copies: nobody can take what others have
+    pairs = enumerate(zip(ring.slots, after.slots, strict=True))
+    return {slot: new for slot, (old, new) in pairs if old != new}
 
 
 def _exchanged(

@@ -54,7 +54,6 @@ INLINE_BYTES = 1024 * 1024
 RENEW_EVERY_S = 1.0
 LOG_POLL_S = 0.001
 CLOSE_S = 5.0
-END_S = 3.0
 _LOOKING = (Compare.KIND, Descend.KIND, Enumerate.KIND)  # clients may: they can read all of it
 _UPKEEP = (Confirm.KIND, Reap.KIND, Offer.KIND, Seal.KIND)
 _NODE_KINDS = (Mint.KIND, Merge.KIND, Fetch.KIND, *_UPKEEP, *_LOOKING)
@@ -83,9 +82,7 @@ class NodeServer(Member):
         self._snapshot: asyncio.Future[dict[str, Any]] | None = None
         self._last_snapshot: dict[str, Any] = {}
         self._cutting = False
-        self._is_ending = False
-        self.on_end: Callable[[], None] = lambda: None
-        """What to do once this node has come to its end and everybody knows."""
+        self._keeping = False
 
     # ---- requests
 
@@ -264,6 +261,11 @@ class NodeServer(Member):
         if await self._exclusively(self.vault.proved, partitions):
             self.node.replica.doubted -= partitions
 
+    async def _keep_view(self) -> None:
+        """Remember what is known for the next start; what others wrote of it they tell again."""
+        await asyncio.to_thread(self.vault.keep_view, self.view)
+        self._keeping = False
+
     async def _publish(self, effect: Publish) -> None:
         """Slots change hands: durable here first, then known to all (DESIGN rule 15)."""
         view = View(slots=effect.slots)
@@ -288,6 +290,11 @@ class NodeServer(Member):
         if self.fact is not None:
             self.say(replace(self.fact, incarnation=incarnation, revision=0))
 
+    def weigh(self, weight: float) -> None:
+        """Have another weight from now on, over restarts, too."""
+        assert self.fact is not None
+        self.say(replace(self.fact, weight=weight, revision=self.fact.revision + 1))
+
     def say(self, fact: Fact) -> None:
         """This is what this node is now."""
         self.fact = fact
@@ -302,6 +309,9 @@ class NodeServer(Member):
         if now - self._last_sync >= self.settings.times.sync_s and self.vault.wants_sync:
             self._sync()
         self.proving.on_tick(self._unreachable(), now)
+        if not self._keeping and not self.vault.is_kept(self.view):
+            self._keeping = True
+            self.spawn(self._keep_view())
         if self._snapshot is None:
             if self.vault.wants_snapshot(self.node.replica.maps):
                 self.snapshot()
@@ -348,19 +358,10 @@ class NodeServer(Member):
             await asyncio.sleep(LOG_POLL_S)
 
     def on_view(self, is_other_ring: bool) -> None:
-        """Who is there, and who owns what, is another thing; remember it for the next start."""
+        """Who is there, and who owns what, is another thing now."""
         self.node.on_placement(self.placement)
         if is_other_ring:
             self.proving.on_ring(self.ring)
-        self.vault.note_view(self.view)
-        if self.me in self.view.ends and not self._is_ending:
-            self._is_ending = True
-            self.spawn(self._come_to_an_end())
-
-    async def _come_to_an_end(self) -> None:
-        """It was removed, or replaced: it owns nothing, and stops once all others have heard."""
-        await asyncio.sleep(END_S)
-        self.on_end()
 
     def on_told(self, node: bytes, view: View | None) -> None:
         """A node showed what it knows."""
@@ -376,7 +377,7 @@ class NodeServer(Member):
         replica = self.node.replica
         return {
             **super().status(),
-            "state": "up" if replica.lives.begun else "read-only",
+            "state": self._state(),
             "pid": os.getpid(),
             "incarnation": self.incarnation.hex(),
             "keys": sum(map(len, replica.maps)),
@@ -385,7 +386,6 @@ class NodeServer(Member):
             "owned": len(replica.owned),
             "weight": self.fact.weight if self.fact else 0,
             "zone": self.fact.zone if self.fact else "",
-            "ended": self.me in self.view.ends,
             "handover": self.node.handover.status(self._name),
             "hints": {self._name(o): replica.hints.count_for(o) for o in replica.hints.owners()},
             "repair": self.node.repair_status(),
@@ -393,6 +393,11 @@ class NodeServer(Member):
             "recovery": self.vault.recovery,
             "snapshot": self._last_snapshot,
         }
+
+    def _state(self) -> str:
+        if self.me in self.view.ends:
+            return "removed"
+        return "up" if self.node.replica.lives.begun else "read-only"
 
     async def close(self) -> None:
         """Take no more requests, fsync what is appended, let go of the directory."""

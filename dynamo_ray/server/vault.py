@@ -17,10 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-import msgpack
-
 from dynamo_ray.core.charter import Charter
-from dynamo_ray.core.membership import View, merge_views, view_from
+from dynamo_ray.core.membership import View, merge_views
 from dynamo_ray.core.merge import replaced
 from dynamo_ray.core.messages import Persist
 from dynamo_ray.core.remembered import RememberedPuts
@@ -30,9 +28,9 @@ from dynamo_ray.server.recovering import Recovering
 from dynamo_ray.storage.codec import Columns, warm_up
 from dynamo_ray.storage.disk import RealDisk, boot_id
 from dynamo_ray.storage.errors import AppendFailedError, StorageError, SyncFailedError
-from dynamo_ray.storage.sealed import seal_bytes, unseal_bytes
 from dynamo_ray.storage.snapshot import NewSnapshot
-from dynamo_ray.storage.store import VIEW, VIEW_BYTES_MAX, Opening, Store
+from dynamo_ray.storage.store import Opening, Store
+from dynamo_ray.storage.views import load_view, save_view
 
 SNAPSHOT_BYTES = 64 * 1024 * 1024
 SAMPLE_A_PARTITION = 8
@@ -190,9 +188,9 @@ class Vault:
             return False
         return True
 
-    def note_view(self, view: View) -> None:
-        """Remember what is known. What others wrote of it they will tell again."""
-        self.keep_view(view)
+    def is_kept(self, view: View) -> bool:
+        """True if all of it is on disk."""
+        return merge_views(self._kept_view, view) is self._kept_view
 
     def keep_view(self, view: View) -> bool:
         """Remember what is known, durably; False if the disk does not take it.
@@ -200,19 +198,16 @@ class Vault:
         What this node writes of its slots nobody else can tell it again (DESIGN rule 15). An older
         view never replaces a newer one, whichever thread comes first.
         """
-        aside = VIEW + ".aside"
         with self._view_lock:
-            self._kept_view = merge_views(self._kept_view, view)
+            newer = merge_views(self._kept_view, view)
             try:
-                if self._disk.exists(aside):
-                    self._disk.remove(aside)
-                self._disk.write(aside, [seal_bytes(msgpack.packb(self._kept_view.to_rows()))])
-                self._disk.rename(aside, VIEW)
+                save_view(self._disk, newer)
             except SyncFailedError as error:
                 end_process(error)
             except StorageError as error:
                 _log.error("the view is not kept: %s", error)
                 return False
+            self._kept_view = newer
         return True
 
     @property
@@ -233,12 +228,8 @@ class Vault:
 
     def known_view(self, view: View) -> View:
         """The view that was kept, merged with `view`."""
-        try:
-            kept = unseal_bytes(self._disk.read(VIEW, 0, VIEW_BYTES_MAX))
-            self._kept_view = view_from(msgpack.unpackb(kept, raw=False))
-            return merge_views(view, self._kept_view)
-        except (StorageError, ValueError, TypeError):
-            return view
+        self._kept_view = load_view(self._disk) or View()
+        return merge_views(view, self._kept_view)
 
     def close(self) -> None:
         """Close the log so that the next start can prove it complete."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dynamo_ray.core.membership import View
-from dynamo_ray.core.ring import Member, Ring, reclaim
+from dynamo_ray.core.plan import moves_due
 from dynamo_ray.sim.nodes import StorageNode
 from dynamo_ray.sim.world import SECOND
 
@@ -42,7 +42,7 @@ class Operator:
         there = [*up, *self._cluster.coordinators]
         rings = {host.placement.ring.epoch for host in there}
         quiet = all(node.node.handover.is_idle for node in up)
-        return not self._leaving and len(rings) == 1 and quiet and not self._moves(up[0])
+        return not self._leaving and len(rings) == 1 and quiet and not moves_due(up[0].placement)
 
     def join(self, node: StorageNode, instead_of: StorageNode | None = None) -> bool:
         """A new node starts; False if there is nobody to tell it of the others."""
@@ -87,24 +87,12 @@ class Operator:
         up = self._up()
         if up:
             node = self._chance.choice(up)
-            moves = self._moves(node)
+            moves = moves_due(node.placement)
             if moves:
                 self._stamps += 1
                 stamp = self._cluster.world.now.to_bytes(8, "big") + bytes([self._stamps % 256])
                 node.learn(node.placement.with_wishes(sorted(moves.items()), stamp))
         self._cluster.world.plan(LOOK_US, None, "look", self._look)
-
-    def _moves(self, node: StorageNode) -> dict[int, bytes]:
-        """Slots that should have another owner, as this node sees it, and are not on their way."""
-        ring = node.placement.ring
-        if node.placement.under_way:
-            return {}
-        try:
-            after = _balanced(ring)
-        except ValueError:
-            return {}
-        pairs = enumerate(zip(ring.slots, after.slots, strict=True))
-        return {slot: new for slot, (old, new) in pairs if old != new}
 
     def _remove_empty(self) -> None:
         """Who is to go and has nothing left is removed, by its own word."""
@@ -114,8 +102,3 @@ class Operator:
             elif node.up and not node.paused and node.has_nothing_left:
                 self._leaving.remove(node)
                 node.learn(View(ends={node.id: b""}))
-
-
-def _balanced(ring: Ring) -> Ring:
-    members: list[Member] = list(ring.members)
-    return reclaim(ring, members)

@@ -31,7 +31,9 @@ from dynamo_ray.storage.recovery import SEGMENT_BYTES_READ
 from dynamo_ray.storage.rehearsal import Act, Rehearsal
 from dynamo_ray.storage.sealed import unseal_bytes
 from dynamo_ray.storage.snapshot import DIRECTORY
-from dynamo_ray.storage.store import LOCK, UNSYNCED, VIEW, VIEW_BYTES_MAX, Opening, Store
+from dynamo_ray.storage.store import LOCK, UNSYNCED, Opening, Store
+from dynamo_ray.storage.views import BYTES_MAX as VIEW_BYTES_MAX
+from dynamo_ray.storage.views import PATH as VIEW
 
 KEY_BYTES_MAX = 65_535
 OWN_NAMES = frozenset({identities.PATH, LOCK, REACHED, UNSYNCED, VIEW, quarantine.FOLDER})

@@ -62,9 +62,6 @@ from dynamo_ray.storage.snapshot import MANIFEST, NewSnapshot, directory, genera
 LOCK = "LOCK"
 # There from a failed fsync on until the next start has taken notice.
 UNSYNCED = "UNSYNCED"
-# What a server remembers of the others; nothing here reads it.
-VIEW = "VIEW"
-VIEW_BYTES_MAX = 1 << 20
 WRITTEN, SYNCED = "written", "synced"
 
 

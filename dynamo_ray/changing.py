@@ -1,0 +1,203 @@
+"""How an operator lets storage nodes come and go (Dynamo §4.8.1, §4.9): the commands, step by step.
+
+    add       a new node starts, says that it is there, and gets its share
+    drain     a node's weight becomes 0: what it owns goes to the others, and it stays
+    remove    it is drained; once it has nothing left it is removed, and its process ends
+    replace   a node is gone for good: a new one owns what it owned, copied from the other owners
+
+No command holds anything together: what is wished is a part of the view, each owner gives its slots
+away by itself (core/handover.py), and a command only looks on. So one that is interrupted does no
+harm, goes on without its caller, and may be given again. What has to move is planned anew whenever
+nothing is under way, so commands that were given at the same time end in one balanced ring.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dynamo_ray.core.membership import View
+from dynamo_ray.core.plan import Plan, moves_due
+from dynamo_ray.core.plan import plan as planned
+from dynamo_ray.core.ring import Member
+from dynamo_ray.core.slots import Placement, placed
+from dynamo_ray.errors import BadRequestError, UnsafeChangeError
+
+LOOK_S = 0.3
+Moved = Callable[["Transfers"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Transfers:
+    """How far slots are on their way: how many are left, and what each giver does now.
+
+    `giving` is by the giver's name what its status says (docs/operating.md); `keys` and `bytes` is
+    what all of them have sent since they started.
+    """
+
+    left: int
+    keys: int
+    bytes: int
+    giving: dict[str, dict[str, Any]]
+
+
+def look(name: str) -> tuple[Placement, Transfers, dict[str, dict[str, Any]]]:
+    """Who owns what by now, what is on its way, and each node's description."""
+    from dynamo_ray.actors import fleet
+
+    place, described = fleet.survey(name)
+    placement = placed(place.charter, place.view)
+    giving = {node: one["handover"] for node, one in described.items() if "handover" in one}
+    moving = {node: one for node, one in giving.items() if one["left"] or one["step"]}
+    keys, size = (sum(one[what] for one in giving.values()) for what in ("keys", "bytes"))
+    return placement, Transfers(len(placement.under_way), keys, size, moving), described
+
+
+def commit(name: str) -> int:
+    """Wish for what makes the ring balanced, if nothing is under way; how many slots that moves."""
+    from dynamo_ray.actors import fleet
+
+    placement, _, _ = look(name)
+    moves = moves_due(placement)
+    if moves:
+        view = placement.with_wishes(moves.items(), _stamp())
+        fleet.teach(fleet.handles(name), view.to_rows())
+    return len(moves)
+
+
+def settle(name: str, timeout_s: float, moved: Moved = lambda transfers: None) -> None:
+    """Commit until nothing has to move. Raises TimeoutError; what moves goes on all the same."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        _, transfers, _ = look(name)
+        moved(transfers)
+        if not transfers.left and not commit(name):
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"{transfers.left} copies of partitions are still on their way after"
+                f" {timeout_s:g} s; they go on moving, `ring transfers` shows how far they are"
+            )
+        time.sleep(LOOK_S)
+
+
+def add(name: str, node: str | None, zone: str, weight: float, data_dir: str | None) -> str:
+    """Start a new node, which owns nothing yet; its name. Raises BadRequestError."""
+    placement, _, described = look(name)
+    member = Member(os.urandom(8), node or _free_name(placement), zone, weight)
+    planned(placement.ring, add=[member])
+    _start(name, member, data_dir, described, View())
+    return member.name
+
+
+def drain(name: str, node: str, weight: float = 0.0, forced: bool = False) -> None:
+    """Let a node own nothing any more, or its share of another weight. BadRequestError.
+
+    UnsafeChangeError where a partition that moves has fewer than W living copies.
+    """
+    from dynamo_ray.actors import fleet
+
+    placement, _, described = look(name)
+    known = _member(placement, node)
+    members = [replace(known, weight=weight) if m is known else m for m in placement.ring.members]
+    check_safety(planned(placement.ring, changed=members), described, placement, forced)
+    fleet.weigh(name, node, weight)
+
+
+def is_empty(name: str, node: str) -> bool:
+    """True if a node owns nothing and keeps nothing for others: it may go."""
+    placement, _, described = look(name)
+    told = described.get(node, {})
+    is_quiet = told.get("state") == "up" and not told["hints"] and not told["owned"]
+    return is_quiet and not placement.owned(_member(placement, node).node)
+
+
+def end(name: str, node: str) -> None:
+    """A node that has nothing left is a member no more, and its process ends. Its data stays."""
+    from dynamo_ray.actors import fleet
+
+    placement, _, _ = look(name)
+    view = View(ends={_member(placement, node).node: b""})
+    fleet.teach(fleet.handles(name), view.to_rows())
+    time.sleep(1.0)  # whoever asks it meanwhile is told who owns what now
+    fleet.end(name, node)
+
+
+def take_over(
+    name: str, old: str, node: str | None, data_dir: str | None, forced: bool = False
+) -> str:
+    """Start a new node in the place of one that is gone for good; its name.
+
+    Raises BadRequestError if the old one answers (unless `forced`), UnsafeChangeError where what it
+    owned has fewer than W other living copies.
+    """
+    from dynamo_ray.actors import fleet
+
+    placement, _, described = look(name)
+    known = _member(placement, old)
+    if described.get(old, {}).get("state") == "up" and not forced:
+        raise BadRequestError(
+            f"node {old!r} is up; drain and remove it, which loses nothing, or force it"
+        )
+    member = Member(os.urandom(8), node or _free_name(placement), known.zone, known.weight)
+    made = planned(placement.ring, replaced={old: member})
+    check_safety(made, described, placement, forced)
+    fleet.end(name, old)
+    _start(name, member, data_dir, described, View(ends={known.node: member.node}))
+    return member.name
+
+
+def is_rebuilt(name: str, node: str) -> bool:
+    """True if a node holds all that it owns, as far as can be proved (DESIGN rule 9)."""
+    _, _, described = look(name)
+    told = described.get(node, {})
+    return bool(told.get("state") == "up" and told["owned"] and not told["doubted"])
+
+
+def check_safety(
+    made: Plan, described: dict[str, dict[str, Any]], placement: Placement, forced: bool
+) -> None:
+    """Raises UnsafeChangeError where fewer than W living copies are left of what moves."""
+    up = [m.node for m in made.before.members if described.get(m.name, {}).get("state") == "up"]
+    least = placement.charter.settings.w
+    weak = made.weak(up, least)
+    if weak and not forced:
+        raise UnsafeChangeError(weak, least)
+
+
+def _member(placement: Placement, name: str) -> Member:
+    for member in placement.ring.members:
+        if member.name == name:
+            return member
+    known = ", ".join(sorted(member.name for member in placement.ring.members))
+    raise BadRequestError(f"there is no node {name!r}; there are {known}")
+
+
+def _free_name(placement: Placement) -> str:
+    """The next name after those of all nodes that there are, and that there were."""
+    names = {member.name for member in (*placement.ring.members, *placement.charter.members)}
+    numbers = [int(name[1:]) for name in names if name[:1] == "n" and name[1:].isdigit()]
+    return f"n{max(numbers, default=0) + 1}"
+
+
+def _start(
+    name: str, member: Member, data_dir: str | None, described: dict[str, Any], known: View
+) -> None:
+    from dynamo_ray.actors import fleet
+
+    place, _ = fleet.survey(name)
+    folder = data_dir or next(
+        os.path.join(os.path.dirname(one["data_dir"]), member.name)
+        for one in described.values()
+        if "data_dir" in one
+    )
+    rows = placed(place.charter, place.view).learn(known).view.to_rows()
+    fleet.join(place, member, folder, rows)
+
+
+def _stamp() -> bytes:
+    """Later commands come after earlier ones, as far as clocks agree."""
+    return (time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(8)
