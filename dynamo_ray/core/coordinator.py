@@ -17,6 +17,7 @@ from typing import Any
 
 from dynamo_ray.core.agreeing import Exchange
 from dynamo_ray.core.get import Get
+from dynamo_ray.core.joint import Failed, Joint
 from dynamo_ray.core.messages import (
     ClientGet,
     ClientPut,
@@ -36,7 +37,7 @@ from dynamo_ray.core.messages import (
 from dynamo_ray.core.operation import Call, Operation
 from dynamo_ray.core.put import Put
 from dynamo_ray.core.requests import Desk, GetRequest, PutRequest
-from dynamo_ray.core.rerouting import TRIES, rerouted
+from dynamo_ray.core.rerouting import TRIES, Part, rerouted
 from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.settings import Limits
 from dynamo_ray.core.speculation import MOST_KEYS, Silence, Speculation
@@ -45,6 +46,7 @@ from dynamo_ray.core.values import value
 EXPIRED = Refused(
     Code.EXPIRED, "the request came too late to a coordinator, which did not begin it"
 )
+ELSEWHERE = Refused(Code.OTHER_EPOCH, "the keys have other owners by now")
 
 
 @value
@@ -116,7 +118,7 @@ class Coordinator:
             self._answer(to, _reply(request, wall_ms), out)
         for group in request.groups:
             end, expected = deadline + 2 * times.linger_s, self.desk.suspected
-            operation = Operation(to, request, group, deadline, end, expected)
+            operation = Operation(to, request, group, deadline, end, expected, self.desk.ring)
             self._operations[operation] = None
             self._perform(operation, group.machine.start(), now, wall_ms, out)
         return out
@@ -134,8 +136,7 @@ class Coordinator:
             waiting.append((operation, asked))
             return [Exchange(asked.node)] if len(waiting) == 1 else []
         out: list[Out] = []
-        effects = _dispatch(operation.machine, asked.send, message)
-        self._perform(operation, effects, now, wall_ms, out)
+        self._end_call(operation, asked, message, now, wall_ms, out)
         return out
 
     def on_exchanged(self, node: bytes, now: float, wall_ms: int) -> list[Out]:
@@ -144,21 +145,41 @@ class Coordinator:
         for operation, asked in self._refused.pop(node, ()):
             if operation not in self._operations:
                 continue
-            meant_for, message = asked.send.node, asked.send.message
-            found = rerouted(self.desk.ring, operation.group.owners, meant_for, message)
-            if found is None or not self._can_be_asked(operation, asked, found.node):
-                effects = operation.machine.on_refused(meant_for, Code.OTHER_EPOCH, message)
-                self._perform(operation, effects, now, wall_ms, out)
-            elif now < operation.end:
-                call = Call(Send(meant_for, found.message), found.node, asked.tries + 1)
-                out.append(self._send(operation, call, found.epoch, now, True))
+            parts = self._again(operation, asked)
+            if parts:
+                out += self._send_parts(operation, asked.send, parts, now, True, asked.tries + 1)
+            else:
+                self._end_call(operation, asked, ELSEWHERE, now, wall_ms, out)
         return out
 
-    def _can_be_asked(self, operation: Operation, asked: Call, node: bytes) -> bool:
-        """True if it is not too late, and the node has no other part in the operation."""
-        if asked.tries >= TRIES or node in self.desk.suspected:
-            return False
-        return node == asked.node or node not in operation.reached
+    def _again(self, operation: Operation, asked: Call) -> list[Part] | None:
+        """The parts in which a refused message may go on; None if it is over with it."""
+        send, ring = asked.send, self.desk.ring
+        if asked.tries >= TRIES or asked.joint is not None:
+            return None
+        parts = rerouted(ring, operation.group.owners, send.node, send.message)
+        for part in parts or ():
+            is_new = part.node not in (send.node, asked.node)
+            if part.node in self.desk.suspected or (is_new and part.node in operation.reached):
+                return None
+        return parts
+
+    def _end_call(
+        self,
+        operation: Operation,
+        asked: Call,
+        end: Any,
+        now: float,
+        wall_ms: int,
+        out: list[Out],
+    ) -> None:
+        """A call has ended, with an answer or Failed: the machine hears of it, once it is whole."""
+        if asked.joint is not None:
+            end = asked.joint.on_end(asked.part, end)
+            if end is None:
+                return
+        effects = _dispatch(operation.machine, asked.send, end)
+        self._perform(operation, effects, now, wall_ms, out)
 
     def on_ring(self, ring: Ring) -> None:
         """Requests from now on go to whom this ring says."""
@@ -172,9 +193,7 @@ class Coordinator:
         asked = operation.calls.pop(call)
         self.speculation.on_end(call)
         out: list[Out] = []
-        send = asked.send
-        effects = operation.machine.on_failure(send.node, maybe_applied, send.message)
-        self._perform(operation, effects, now, wall_ms, out)
+        self._end_call(operation, asked, Failed(maybe_applied), now, wall_ms, out)
         return out
 
     def on_suspected(
@@ -235,8 +254,8 @@ class Coordinator:
                 if not closed and effect.node in self.desk.suspected - operation.expected:
                     vain.append(effect)
                 elif now < operation.end:
-                    call = Call(effect, effect.node)
-                    out.append(self._send(operation, call, operation.group.epoch, now, not closed))
+                    parts = self._parts(operation, effect)
+                    out += self._send_parts(operation, effect, parts, now, not closed)
             elif isinstance(effect, Done):
                 self._answer(operation.to, _gather(operation, effect.outcome, wall_ms), out)
         if closed:
@@ -250,9 +269,31 @@ class Coordinator:
             effects = operation.machine.on_failure(send.node, False, send.message)
             self._perform(operation, effects, now, wall_ms, out)
 
-    def _send(
-        self, operation: Operation, asked: Call, epoch: bytes, now: float, tracked: bool
-    ) -> ToNode:
+    def _parts(self, operation: Operation, send: Send) -> list[Part]:
+        """All of it to whom it is meant for, unless the ring has changed since it began."""
+        ring, group = self.desk.ring, operation.group
+        if ring is not operation.ring:
+            parts = rerouted(ring, group.owners, send.node, send.message)
+            if parts and all(
+                part.node == send.node or part.node not in operation.reached for part in parts
+            ):
+                return parts
+        return [Part(None, send.node, send.message, group.epoch)]
+
+    def _send_parts(
+        self,
+        operation: Operation,
+        send: Send,
+        parts: list[Part],
+        now: float,
+        tracked: bool,
+        tries: int = 1,
+    ) -> list[Out]:
+        joint = Joint(send, len(parts)) if len(parts) > 1 else None
+        calls = [Call(send, part, joint, tries) for part in parts]
+        return [self._send(operation, call, now, tracked) for call in calls]
+
+    def _send(self, operation: Operation, asked: Call, now: float, tracked: bool) -> ToNode:
         self._last_call += 1
         call = self._last_call
         if tracked:
@@ -260,7 +301,7 @@ class Coordinator:
             operation.calls[call] = asked
         operation.reached.add(asked.node)
         timeout_s = max(0.0, operation.deadline - now)
-        message = asked.send.message
+        message = asked.part.message
         if isinstance(message, Merge):
             timeout_s += self.desk.settings.times.linger_s
         elif isinstance(message, Mint) and len(message.keys) <= MOST_KEYS:
@@ -268,7 +309,7 @@ class Coordinator:
             if isinstance(operation.machine, Put) and operation.machine.has_another:
                 timeout_s = min(timeout_s, begin_s)
         timeout_s = min(timeout_s, operation.end - now)
-        return ToNode(asked.node, call, message, timeout_s, epoch)
+        return ToNode(asked.node, call, message, timeout_s, asked.part.epoch)
 
     def _note(self, call: int, asked: Call, message: Any, now: float) -> None:
         """What an answer says of its node's pace."""
@@ -310,6 +351,8 @@ def _reply(request: PutRequest | GetRequest, wall_ms: int) -> Any:
 def _dispatch(machine: Put | Get, asked: Send, message: Any) -> list[Effect]:
     """A node's answer as an event of the machine; an answer of the wrong kind is a failure."""
     node = asked.node
+    if isinstance(message, Failed):
+        return machine.on_failure(node, message.maybe_applied, asked.message)
     if isinstance(message, Refused):
         if message.code == Code.UNKNOWN:
             return machine.on_failure(node, True, asked.message)

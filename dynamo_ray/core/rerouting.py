@@ -1,53 +1,79 @@
-"""What becomes of a message that was refused because the ring has changed (DESIGN rule 16).
+"""Where a message goes when the ring has changed since its operation began (DESIGN rule 16).
 
 An operation keeps the route with which it began. What was meant for the owner of a slot goes to
 the slot's present owner, and counts in its place: the one before answered nothing, and all that it
 ever acknowledged the present owner holds (rule 17). So the machines of puts and gets know nothing
-of it. A batch whose keys have different owners by now cannot go on as one message; its receiver
-counts as one that refused.
+of it. Keys that shared a route may have different owners by now; then the message goes in parts,
+and what comes of them is put together again (core/joint.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from dynamo_ray.core.messages import Fetch, Merge, Mint
-from dynamo_ray.core.ring import Ring
+from dynamo_ray.core.ring import NodeId, Ring
 
 TRIES = 3
+_COLUMNS = {
+    Mint: ("keys", "partitions", "values", "contexts", "put_ids", "ttls_ms"),
+    Merge: ("keys", "partitions", "states"),
+    Fetch: ("keys", "partitions"),
+}
 
 
-class Rerouted(NamedTuple):
-    """Who is asked instead, what, and under which epoch."""
+class Part(NamedTuple):
+    """Some rows of a message, or all (None): who is asked, what, and under which epoch."""
 
-    node: bytes
+    rows: Sequence[int] | None
+    node: NodeId
     message: Any
     epoch: bytes
 
 
 def rerouted(
-    ring: Ring, owners: tuple[bytes, ...], meant_for: bytes, message: Any
-) -> Rerouted | None:
-    """Where a message goes now that was `meant_for` a node under a route of these `owners`.
+    ring: Ring, owners: tuple[NodeId, ...], meant_for: NodeId, message: Any
+) -> list[Part] | None:
+    """The parts of a message that was `meant_for` a node under a route of these `owners`.
 
-    None if nobody can take its place.
+    None if for some of its keys nobody can take that node's place.
     """
-    if not isinstance(message, Mint | Merge | Fetch):
+    if type(message) not in _COLUMNS:
         return None
-    partitions = set(message.partitions)
-    now = {ring.owners(partition) for partition in partitions}
-    if len(now) != 1:
-        return None
-    (present,) = now
-    epoch = ring.epoch_of(message.partitions[0])
+    rows: dict[tuple[NodeId, ...], list[int]] = {}
+    for row, partition in enumerate(message.partitions):
+        rows.setdefault(ring.owners(partition), []).append(row)
+    parts = []
+    for present, some in rows.items():
+        part = _only(message, some) if len(rows) > 1 else message
+        found = _placed(present, owners, meant_for, part)
+        if found is None:
+            return None
+        epoch = ring.epoch_of(part.partitions[0])
+        parts.append(Part(some if len(rows) > 1 else None, *found, epoch))
+    return parts
+
+
+def _placed(
+    present: tuple[NodeId, ...], owners: tuple[NodeId, ...], meant_for: NodeId, message: Any
+) -> tuple[NodeId, Any] | None:
+    """Who gets it under the `present` owners, and as what."""
     if meant_for in owners:
         node = present[owners.index(meant_for)]
         # An owner of another slot has a message of its own: one copy must not count twice.
-        return None if node != meant_for and node in owners else Rerouted(node, message, epoch)
+        return None if node != meant_for and node in owners else (node, message)
+    if meant_for in present:
+        return None  # a stand-in no more
     if isinstance(message, Mint | Merge) and message.hint_for in owners:
         owner = present[owners.index(message.hint_for)]
-        if owner != meant_for and meant_for not in present:
-            return Rerouted(meant_for, replace(message, hint_for=owner), epoch)
-        return None
-    return Rerouted(meant_for, message, epoch)
+        return meant_for, replace(message, hint_for=owner)
+    return meant_for, message
+
+
+def _only(message: Any, rows: Sequence[int]) -> Any:
+    columns = {
+        name: [getattr(message, name)[row] for row in rows] for name in _COLUMNS[type(message)]
+    }
+    return replace(message, **columns)

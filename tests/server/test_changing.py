@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dynamo_ray.core.membership import View
+from dynamo_ray.core.membership import View, merge_views
 from dynamo_ray.core.plan import moves_due
-from dynamo_ray.core.ring import Member
+from dynamo_ray.core.ring import Member, partition_of
 from dynamo_ray.core.settings import Settings, Times
 from dynamo_ray.server.node import NodeServer, open_node
 from tests.server.load import Load
@@ -17,14 +17,18 @@ SETTINGS = Settings(partitions=32, times=Times(repair_s=2.0))
 KEYS = {f"key:{i}": b"%d" % i * 20 for i in range(600)}
 
 
-async def join(cluster: Loopback, name: str, known: View | None = None) -> NodeServer:
+async def join(cluster: Loopback, name: str) -> NodeServer:
     """A new node starts, of which nobody has heard."""
-    view = known or next(iter(cluster.nodes.values())).view
-    member = Member(os.urandom(8), name)
-    folder = str(cluster.folder / name)
-    args = cluster.charter, cluster.secrets, member, folder, HOST, view
+    known = next(iter(cluster.nodes.values())).view
+    return await start(cluster, Member(os.urandom(8), name), known)
+
+
+async def start(cluster: Loopback, member: Member, known: View) -> NodeServer:
+    """A node that the charter does not know."""
+    folder = str(cluster.folder / member.name)
+    args = cluster.charter, cluster.secrets, member, folder, HOST, known
     server = await open_node(*args, first_start=False)
-    cluster.nodes[name] = server
+    cluster.nodes[member.name] = server
     return server
 
 
@@ -62,6 +66,101 @@ def test_a_node_joins_under_load_and_gets_its_share(tmp_path: Path) -> None:
             await load.check(client)
             assert owned(cluster)["n6"] == 16
             found = await client.get_many(list(KEYS))
+            assert {key: one.value for key, one in found.items()} == KEYS
+
+    run(main())
+
+
+def test_a_node_hands_over_what_it_has_under_load_and_goes(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Loopback(tmp_path, nodes=5, settings=SETTINGS) as cluster:
+            client = await cluster.connect()
+            await client.put_many(KEYS)
+            async with Load(client, workers=4) as load:
+                going = cluster.nodes["n2"]
+                going.weigh(0.0)
+                await balanced(cluster)
+                await until(lambda: not len(going.node.replica.hints), 10)
+                assert not going.node.replica.owned
+                cluster.nodes["n1"].learn(View(ends={going.me: b""}))
+                await until(lambda: going.status()["state"] == "removed")
+                await until(
+                    lambda: all(going.me not in s.peers for s in cluster.coordinators.values())
+                )
+                await cluster.kill_node("n2")
+                await load.more(50)
+            assert load.errors == [] and load.doubled == []
+            await load.check(client)
+            found = await client.get_many(list(KEYS), r=3, strict=True)
+            assert {key: one.value for key, one in found.items()} == KEYS
+
+    run(main())
+
+
+def test_what_a_node_gave_away_is_let_go_of(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Loopback(tmp_path, nodes=4, settings=SETTINGS) as cluster:
+            client = await cluster.connect()
+            await client.put_many(KEYS)
+            await join(cluster, "n5")
+            await balanced(cluster)
+
+            def are_owned() -> bool:
+                return all(
+                    not of or partition in server.node.replica.owned
+                    for server in cluster.nodes.values()
+                    for partition, of in enumerate(server.node.replica.maps)
+                )
+
+            await until(are_owned, 20)
+
+    run(main())
+
+
+def test_a_dead_node_is_replaced_under_load(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Loopback(tmp_path, nodes=5, settings=SETTINGS) as cluster:
+            client = await cluster.connect()
+            await client.put_many(KEYS)
+            async with Load(client, workers=4) as load:
+                old = cluster.nodes["n2"].me
+                await cluster.kill_node("n2")
+                await load.more(50)
+                known = next(iter(cluster.nodes.values())).view
+                new = Member(os.urandom(8), "n6")
+                server = await start(cluster, new, merge_views(known, View(ends={old: new.node})))
+                await until(lambda: len(server.node.replica.owned) in (19, 20), 10)
+                await until(lambda: not server.node.replica.in_doubt, 20)
+                await until(lambda: not server.node.handover.closed, 10)
+                await load.more(50)
+            assert load.errors == []
+            await load.check(client)
+            await until(lambda: not cluster.hints(), 10)
+            assert {s.ring.epoch for s in cluster.nodes.values()} == {server.ring.epoch}
+            held = server.node.replica.maps
+            for key in KEYS:
+                partition = partition_of(key.encode(), 32)
+                assert (key.encode() in held[partition]) == (partition in server.node.replica.owned)
+
+    run(main())
+
+
+def test_all_start_again_where_they_were(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Loopback(tmp_path, nodes=4, settings=SETTINGS) as cluster:
+            client = await cluster.connect()
+            await client.put_many(KEYS)
+            await join(cluster, "n5")
+            await balanced(cluster)
+            before = cluster.nodes["n1"].ring.epoch
+            await until(lambda: all(s.vault.is_kept(s.view) for s in cluster.nodes.values()))
+            newcomer = next(m for m in cluster.nodes["n5"].ring.members if m.name == "n5")
+            await cluster.kill_all()
+            await start(cluster, newcomer, View())
+            await cluster.start_all()
+            await until(lambda: {s.ring.epoch for s in cluster.nodes.values()} == {before}, 10)
+            again = await cluster.connect()
+            found = await again.get_many(list(KEYS), r=3, strict=True)
             assert {key: one.value for key, one in found.items()} == KEYS
 
     run(main())
