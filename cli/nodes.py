@@ -1,4 +1,4 @@
-"""node kill and node snapshot: commands for single storage nodes."""
+"""node kill and node snapshot; the group also has the commands of changes.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import render
+from . import changes, render
 from .cluster import attached_by_ray, kill
 from .exits import CommandError, Exit
 from .options import Json, Target, command
@@ -23,6 +23,10 @@ def add_to(app: typer.Typer) -> None:
     node = typer.Typer(no_args_is_help=True, help="Single storage nodes.")
     command(node, "kill")(kill)
     command(node, "snapshot")(snapshot)
+    command(node, "add")(changes.add)
+    command(node, "drain")(changes.drain)
+    command(node, "remove")(changes.remove)
+    command(node, "replace")(changes.replace)
     app.add_typer(node, name="node", rich_help_panel="Clusters")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +26,10 @@ def add_to(app: typer.Typer) -> None:
     rings = typer.Typer()
     group(rings, ring)
     command(rings, "plan")(plan)
+    from . import changes  # which shows plans itself
+
+    command(rings, "commit")(changes.commit)
+    command(rings, "transfers")(changes.transfers)
     app.add_typer(rings, name="ring", rich_help_panel="Clusters")
 
 
@@ -122,26 +127,47 @@ async def plan(
     as_json: Json = False,
 ) -> None:
     """Show what a change of nodes would move, and whether that is safe. Changes nothing."""
-    from dynamo_ray.core.plan import PlanError
-    from dynamo_ray.core.plan import plan as planned
+    shown = await planned(target, add or (), remove or (), replace or ())
+    if as_json:
+        render.show_json(shown)
+    else:
+        _show_plan(shown, render.show)
+    if shown["unsafe_partitions"]:
+        raise CommandError(Exit.REFUSED, _unsafe(shown))
+
+
+async def shown_plan(
+    target: Target,
+    add: Sequence[str] = (),
+    remove: Sequence[str] = (),
+    replaced: Sequence[str] = (),
+    forced: bool = False,
+) -> dict[str, Any]:
+    """Say on stderr what a change would move. Raises CommandError if that is not safe."""
+    shown = await planned(target, add, remove, replaced)
+    _show_plan(shown, render.say)
+    if shown["unsafe_partitions"] and not forced:
+        raise CommandError(Exit.REFUSED, _unsafe(shown))
+    return shown
+
+
+async def planned(
+    target: Target, add: Sequence[str], remove: Sequence[str], replace: Sequence[str]
+) -> dict[str, Any]:
+    """What a change would move, in the words of people."""
+    from dynamo_ray.core.plan import PlanError, plan
     from dynamo_ray.survey import status
 
     async with connected(target, members_only=True) as connection:
         placed = connection.client.session.placement().ring
         known = await status(connection.client.session, connection.credentials)
     try:
-        added = [_newcomer(text) for text in add or ()]
-        replaced = dict(_replacement(text, placed) for text in replace or ())
-        made = planned(placed, added, remove or (), replaced)
+        added = [_newcomer(text) for text in add]
+        replaced = dict(_replacement(text, placed) for text in replace)
+        made = plan(placed, added, remove, replaced)
     except PlanError as error:
         raise CommandError(Exit.USAGE, str(error)) from error
-    shown = _described(made, known)
-    if as_json:
-        render.show_json(shown)
-    else:
-        _show_plan(shown)
-    if shown["unsafe_partitions"]:
-        raise CommandError(Exit.REFUSED, _unsafe(shown))
+    return _described(made, known)
 
 
 def _newcomer(text: str) -> Member:
@@ -214,7 +240,7 @@ def _bytes_a_copy(made: Plan, known: Status) -> float:
     return sum(node.bytes for node in told) / slots if slots else 0.0
 
 
-def _show_plan(shown: dict[str, Any]) -> None:
+def _show_plan(shown: dict[str, Any], show: Callable[..., None]) -> None:
     rows = [
         (
             one["name"],
@@ -229,11 +255,11 @@ def _show_plan(shown: dict[str, Any]) -> None:
     ]
     heads = ("NODE", "ZONE", "COPIES", "AFTER", "GIVES", "GETS", "ABOUT")
     head, *lines = render.table(heads, rows, right=frozenset({2, 3, 4, 5, 6}))
-    render.show(head, "dim")
+    show(head, "dim")
     for line in lines:
-        render.show(line)
+        show(line)
     share = shown["moves"] / shown["copies"]
-    render.show(
+    show(
         f"{shown['moves']} of {shown['copies']} copies move ({share:.1%}),"
         f" about {render.size(shown['bytes'])}"
     )

@@ -20,14 +20,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dynamo_ray.core.membership import View
-from dynamo_ray.core.plan import Plan, moves_due
-from dynamo_ray.core.plan import plan as planned
+from dynamo_ray.core.plan import Plan, PlanError, moves_due, plan
 from dynamo_ray.core.ring import Member
 from dynamo_ray.core.slots import Placement, placed
 from dynamo_ray.errors import BadRequestError, UnsafeChangeError
 
 LOOK_S = 0.3
-Moved = Callable[["Transfers"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,23 @@ class Transfers:
     keys: int
     bytes: int
     giving: dict[str, dict[str, Any]]
+
+
+Moved = Callable[[Transfers], None]
+
+
+def nobody(transfers: Transfers) -> None:
+    """Nobody wants to hear how far it is."""
+
+
+def wait(condition: Callable[[], bool], deadline: float, what: str) -> None:
+    """Look on, bounded. Raises TimeoutError."""
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"gave up waiting for {what}; it goes on, and may be waited for again"
+            )
+        time.sleep(LOOK_S)
 
 
 def look(name: str) -> tuple[Placement, Transfers, dict[str, dict[str, Any]]]:
@@ -68,7 +83,7 @@ def commit(name: str) -> int:
     return len(moves)
 
 
-def settle(name: str, timeout_s: float, moved: Moved = lambda transfers: None) -> None:
+def settle(name: str, timeout_s: float, moved: Moved = nobody) -> None:
     """Commit until nothing has to move. Raises TimeoutError; what moves goes on all the same."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -87,8 +102,8 @@ def settle(name: str, timeout_s: float, moved: Moved = lambda transfers: None) -
 def add(name: str, node: str | None, zone: str, weight: float, data_dir: str | None) -> str:
     """Start a new node, which owns nothing yet; its name. Raises BadRequestError."""
     placement, _, described = look(name)
-    member = Member(os.urandom(8), node or _free_name(placement), zone, weight)
-    planned(placement.ring, add=[member])
+    member = Member(os.urandom(8), node or free_name(placement), zone, weight)
+    _planned(placement, add=[member])
     _start(name, member, data_dir, described, View())
     return member.name
 
@@ -103,7 +118,7 @@ def drain(name: str, node: str, weight: float = 0.0, forced: bool = False) -> No
     placement, _, described = look(name)
     known = _member(placement, node)
     members = [replace(known, weight=weight) if m is known else m for m in placement.ring.members]
-    check_safety(planned(placement.ring, changed=members), described, placement, forced)
+    check_safety(_planned(placement, changed=members), described, placement, forced)
     fleet.weigh(name, node, weight)
 
 
@@ -142,8 +157,8 @@ def take_over(
         raise BadRequestError(
             f"node {old!r} is up; drain and remove it, which loses nothing, or force it"
         )
-    member = Member(os.urandom(8), node or _free_name(placement), known.zone, known.weight)
-    made = planned(placement.ring, replaced={old: member})
+    member = Member(os.urandom(8), node or free_name(placement), known.zone, known.weight)
+    made = _planned(placement, replaced={old: member})
     check_safety(made, described, placement, forced)
     fleet.end(name, old)
     _start(name, member, data_dir, described, View(ends={known.node: member.node}))
@@ -168,6 +183,13 @@ def check_safety(
         raise UnsafeChangeError(weak, least)
 
 
+def _planned(placement: Placement, **wish: Any) -> Plan:
+    try:
+        return plan(placement.ring, **wish)
+    except PlanError as error:
+        raise BadRequestError(str(error)) from error
+
+
 def _member(placement: Placement, name: str) -> Member:
     for member in placement.ring.members:
         if member.name == name:
@@ -176,7 +198,7 @@ def _member(placement: Placement, name: str) -> Member:
     raise BadRequestError(f"there is no node {name!r}; there are {known}")
 
 
-def _free_name(placement: Placement) -> str:
+def free_name(placement: Placement) -> str:
     """The next name after those of all nodes that there are, and that there were."""
     names = {member.name for member in (*placement.ring.members, *placement.charter.members)}
     numbers = [int(name[1:]) for name in names if name[:1] == "n" and name[1:].isdigit()]

@@ -38,6 +38,10 @@ class NodeStatus:
     bytes: int = 0
     hints: dict[str, int] = field(default_factory=dict)
     log_bytes: int = 0
+    weight: float = 1.0
+    owned: int = 0
+    doubted: int = 0
+    handover: dict[str, Any] = field(default_factory=dict)
     repair: dict[str, Any] = field(default_factory=dict)
     longest_hold_ms: float = 0.0
     recovery: dict[str, Any] = field(default_factory=dict)

@@ -91,6 +91,7 @@ class Handover:
         self._question: Any = None
         self._publishing: Mapping[int, Slot] = {}
         self._now_ms = 0
+        self._unreachable: frozenset[bytes] = frozenset()
         self._given = 0
         self.closed: frozenset[int] = frozenset()
         """Partitions that take no writes here now."""
@@ -125,15 +126,13 @@ class Handover:
 
     def on_tick(self, now_ms: int, unreachable: frozenset[bytes]) -> list[Effect | Publish]:
         """Ask what should be true now (rule 11)."""
-        self._now_ms = now_ms
+        self._now_ms, self._unreachable = now_ms, unreachable
         publish = self._due_to_publish()
         current = self._current
         if current is not None and self._is_hopeless(current, unreachable):
             self._fail(current)
-        if self._current is None and (move := self._next(unreachable)):
-            self._current = move
-            offer = Offer(move.partition, move.slot, move.wish.generation + 1)
-            return [*publish, *self._ask(move, offer)]
+        if self._current is None:
+            return [*publish, *self._offer_next()]
         if current is not None and current.step is Step.CLOSING and self._is_still(current):
             self._begin(current, Step.FINISHING)
         return [*publish, *self._sync.on_tick(now_ms), *self._seal_if_due()]
@@ -154,6 +153,7 @@ class Handover:
         if isinstance(request, Offer) and isinstance(reply, Offered):
             current.token = reply.token
             self._begin(current, Step.COPYING)
+            return [*self._sync.go_on(), *self._seal_if_due()]
         elif isinstance(request, Seal) and isinstance(reply, Sealed):
             current.step = Step.PUBLISHING
             slot = Slot(current.wish.generation + 1, current.wish.receiver)
@@ -162,12 +162,14 @@ class Handover:
             self._fail(current)
         return []
 
-    def on_published(self, is_durable: bool) -> None:
+    def on_published(self, is_durable: bool) -> list[Effect | Publish]:
         """It is durable and known here, or the disk did not take it and nothing has changed."""
         self._publishing, current = {}, self._current
-        if current is not None and current.step is Step.PUBLISHING:
-            self._given += is_durable
-            self._fail(current)
+        if current is None or current.step is not Step.PUBLISHING:
+            return []
+        self._given += is_durable
+        self._fail(current)
+        return self._offer_next()
 
     def status(self, name: Callable[[bytes], str]) -> dict[str, Any]:
         """What moves and what is left to move, for people."""
@@ -214,12 +216,14 @@ class Handover:
 
     # ---- steps
 
-    def _next(self, unreachable: frozenset[bytes]) -> Moving | None:
+    def _offer_next(self) -> list[Effect | Publish]:
+        """Begin with the first slot that is due and whose receiver can be reached."""
         for slot, wish in self._wishes.items():
             is_due = self._waits.get(slot, 0) <= self._now_ms
-            if is_due and wish.receiver not in unreachable and slot not in self._inherited:
-                return Moving(slot, slot // self._copies, wish)
-        return None
+            if is_due and wish.receiver not in self._unreachable and slot not in self._inherited:
+                move = self._current = Moving(slot, slot // self._copies, wish)
+                return self._ask(move, Offer(move.partition, slot, wish.generation + 1))
+        return []
 
     def _begin(self, current: Moving, step: Step) -> None:
         current.step = step
@@ -231,6 +235,8 @@ class Handover:
         current.closed_ms = self._now_ms
         current.closed_at = self._replica.queue.last
         self._reckon_closed()
+        if self._is_still(current):
+            self._begin(current, Step.FINISHING)
 
     def _reckon_closed(self) -> None:
         closed = {slot // self._copies for slot in self._inherited}

@@ -206,6 +206,10 @@ class Node:
         """Another node showed what it knows."""
         self.handover.on_told(node, view)
 
+    def on_published(self, is_durable: bool) -> list[Out]:
+        """What was to be published is durable and known here, or could not be put on disk."""
+        return self._take(self.handover.on_published(is_durable))
+
     def on_granted(self, to: Any, is_durable: bool) -> list[Out]:
         """What was promised is on disk, or could not be put there."""
         return self._take(self.receiver.on_granted(to, is_durable))

@@ -103,7 +103,7 @@ class Sync:
         passed_s = min(1.0, (now_ms - self._now_ms) / 1000)
         self._allowance = min(self._budget, self._allowance + self._budget * passed_s)
         self._now_ms = now_ms
-        return self._go_on()
+        return self.go_on()
 
     def stop(self) -> None:
         """Leave the comparison that is under way; what is asked now is answered to nobody."""
@@ -124,7 +124,7 @@ class Sync:
         if not self._is_taken(current, question, reply):
             self._finish(current, False)
             return []  # the next tick goes on, so that nobody is asked in a circle
-        return self._go_on()
+        return self.go_on()
 
     def status(self) -> dict[str, Any]:
         """What was done and is under way, for people."""
@@ -139,7 +139,7 @@ class Sync:
 
     # ---- asking
 
-    def _go_on(self) -> list[Effect]:
+    def go_on(self) -> list[Effect]:
         """The next question, if one may be asked now."""
         while self._question is None and self._allowance > 0:
             current = self._current = self._current or self._next_turn()
@@ -283,7 +283,7 @@ class Sync:
         self._received += len(found)
         self._spend(sum(len(state) for _, state in found))
         if not found:
-            return self._go_on()
+            return self.go_on()
         keys, states = [key for key, _ in found], [state for _, state in found]
         return self._ask(self._replica.node, Merge(keys, question.partitions[: len(keys)], states))
 

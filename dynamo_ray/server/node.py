@@ -272,7 +272,7 @@ class NodeServer(Member):
         is_durable = await asyncio.to_thread(self.vault.keep_view, merge_views(self.view, view))
         if is_durable:
             self.learn(view)
-        self.node.handover.on_published(is_durable)
+        self._perform(self.node.on_published(is_durable))
 
     async def _grant(self, effect: Grant) -> None:
         """Promise to keep what was given; all of it is in the log before that."""

@@ -304,12 +304,12 @@ class StorageNode(Gossiper):
     def _published(self, effect: Publish) -> None:
         """It is durable now: this node says so, and nobody said it before (rule 15)."""
         if self.journal.full:
-            self.node.handover.on_published(False)
+            self._perform(self.node.on_published(False))
             return
         view = View(slots=effect.slots)
         self._durable_view = merge_views(self._durable_view, view)
         self.learn(view)
-        self.node.handover.on_published(True)
+        self._perform(self.node.on_published(True))
 
     def _granted(self, effect: Grant) -> None:
         try:
