@@ -62,7 +62,7 @@ def test_a_node_joins_under_load_and_gets_its_share(tmp_path: Path) -> None:
                 await join(cluster, "n6")
                 await balanced(cluster)
                 await load.more(50)
-            assert load.errors == [] and load.doubled == []
+            assert (load.errors, load.doubled) == ([], [])
             await load.check(client)
             assert owned(cluster)["n6"] == 16
             found = await client.get_many(list(KEYS))
@@ -89,7 +89,7 @@ def test_a_node_hands_over_what_it_has_under_load_and_goes(tmp_path: Path) -> No
                 )
                 await cluster.kill_node("n2")
                 await load.more(50)
-            assert load.errors == [] and load.doubled == []
+            assert (load.errors, load.doubled) == ([], [])
             await load.check(client)
             found = await client.get_many(list(KEYS), r=3, strict=True)
             assert {key: one.value for key, one in found.items()} == KEYS
