@@ -1,4 +1,6 @@
-"""What all tests share: options, the profiles of hypothesis, and that no process is left behind."""
+"""What all tests share: options, the profiles of hypothesis, one real Ray with one cluster in it,
+and that no process is left behind.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,13 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from dynamo_ray import Cluster
 
 # Assertions of the contract's clauses tell their values, as those in test files do.
 pytest.register_assert_rewrite("tests.client.contract")
@@ -65,6 +70,45 @@ def seeds(pytestconfig: pytest.Config) -> range:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Real actors last: most mistakes show before the first of them has started."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+
+
+# --- one real Ray -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Ray of our own, to which this process is connected; its temporary directory.
+
+    To start one takes seconds: share it. Ended by pid whatever happens.
+    """
+    from dynamo_ray.actors import local_ray
+
+    before = dict(os.environ)
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ["DYNAMO_RAY_HOME"] = str(tmp_path_factory.mktemp("home"))
+    local_ray.start_here()
+    import ray
+
+    temp_dir = ray._private.worker.global_worker.node.get_temp_dir_path()
+    try:
+        yield temp_dir
+    finally:
+        with suppress(RuntimeError, OSError):
+            ray.shutdown()
+        local_ray.end({"temp_dir": temp_dir})
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def real_cluster(ray_here: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster `real` in it, for whoever breaks nothing for good."""
+    import dynamo_ray
+    from tests.client.contract import LIMITS
+
+    folder = tmp_path_factory.mktemp("nodes") / "real"
+    with dynamo_ray.start("real", nodes=5, data_dir=folder, limits=LIMITS) as started:
+        yield started
 
 
 # --- a test that hangs ------------------------------------------------------------------------

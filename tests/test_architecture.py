@@ -159,18 +159,23 @@ class Module:
     def tree(self) -> ast.Module:
         return ast.parse(self.source, self.path)
 
+    @cached_property
+    def walked(self) -> list[ast.AST]:
+        """All nodes; every rule looks at them."""
+        return list(ast.walk(self.tree))
+
     @property
     def is_product(self) -> bool:
         return self.path.startswith(("dynamo_ray/", "cli/"))
 
     def nodes(self, *kinds: type[ast.AST]) -> Iterator[ast.AST]:
-        return (node for node in ast.walk(self.tree) if isinstance(node, kinds))
+        return (node for node in self.walked if isinstance(node, kinds))
 
     @cached_property
     def imports(self) -> list[tuple[int, str]]:
         """Absolute dotted names, also of imports inside functions and by importlib."""
         found = []
-        for node in ast.walk(self.tree):
+        for node in self.walked:
             match node:
                 case ast.Import(names=names):
                     found += [(node.lineno, alias.name) for alias in names]
@@ -241,7 +246,7 @@ def core_is_pure(module: Module) -> Complaints:
     for line, name in module.imports:
         if name.split(".")[0] not in CORE_IMPORTS and part_of(name) != "core":
             yield line, f"core may not import {name.rpartition('.')[0] or name}"
-    for node in ast.walk(module.tree):
+    for node in module.walked:
         match node:
             case ast.AsyncFunctionDef() | ast.AsyncFor() | ast.AsyncWith() | ast.Await():
                 yield node.lineno, "core never awaits"
@@ -279,7 +284,7 @@ def nothing_is_unpickled(module: Module) -> Complaints:
 
 
 def errors_are_not_swallowed(module: Module) -> Complaints:
-    for node in ast.walk(module.tree):
+    for node in module.walked:
         match node:
             case ast.ExceptHandler(type=None):
                 yield node.lineno, "a bare except also catches KeyboardInterrupt"

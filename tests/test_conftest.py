@@ -30,34 +30,24 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-def test_a_child_that_is_left_behind_fails_the_run_and_is_killed(tmp_path: Path) -> None:
+def test_what_is_left_behind_fails_the_run_and_is_killed(tmp_path: Path) -> None:
+    """A child, and a daemon that left the tree."""
     done = run(
         tmp_path,
         """
         import subprocess
-        def test_leaves():
+        def test_leaves_a_child():
             child = subprocess.Popen(["sleep", "1000"])
-            open("pid", "w").write(str(child.pid))
+            open("child", "w").write(str(child.pid))
+        def test_leaves_a_daemon():
+            subprocess.run("setsid sleep 1001 >/dev/null 2>&1 & echo $! >daemon", shell=True)
         """,
     )
     assert done.returncode == 1, done.stdout
-    assert "sleep 1000" in done.stdout
-    assert "1 passed, 1 error" in done.stdout
-    assert not is_alive(int((tmp_path / "pid").read_text()))
-
-
-def test_also_a_daemon_that_left_the_tree_is_found(tmp_path: Path) -> None:
-    done = run(
-        tmp_path,
-        """
-        import subprocess
-        def test_leaves():
-            subprocess.run("setsid sleep 1001 >/dev/null 2>&1 & echo $! >pid", shell=True)
-        """,
-    )
-    assert done.returncode == 1, done.stdout
-    assert "sleep 1001" in done.stdout
-    assert not is_alive(int((tmp_path / "pid").read_text()))
+    assert "sleep 1000" in done.stdout and "sleep 1001" in done.stdout
+    assert "2 passed, 1 error" in done.stdout
+    assert not is_alive(int((tmp_path / "child").read_text()))
+    assert not is_alive(int((tmp_path / "daemon").read_text()))
 
 
 def test_a_clean_run_passes_and_strangers_are_left_alone(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 import dynamo_ray
-from tests.actors.conftest import NAME
 from tests.client.contract import LIMITS, fresh
 from tests.server.load import Load
 from tests.server.loopback import run
@@ -131,12 +130,12 @@ def test_errors_travel_out_of_a_task(whole: dynamo_ray.Cluster) -> None:
 
 
 def test_a_cluster_is_found_and_not_founded_twice(whole: dynamo_ray.Cluster) -> None:
-    found = dynamo_ray.attach(NAME)
+    found = dynamo_ray.attach(whole.name)
     assert found.charter == whole.charter and found.token == whole.token
     with pytest.raises(dynamo_ray.ClusterExistsError, match="running already") as caught:
-        dynamo_ray.start(NAME, data_dir=whole.data_dir)
+        dynamo_ray.start(whole.name, data_dir=whole.data_dir)
     assert isinstance(caught.value, ValueError)
-    same = dynamo_ray.start(NAME, data_dir=whole.data_dir, exist_ok=True)
+    same = dynamo_ray.start(whole.name, data_dir=whole.data_dir, exist_ok=True)
     assert same.charter == whole.charter
     with pytest.raises(dynamo_ray.ClusterNotFoundError, match="nobody"):
         dynamo_ray.attach("nobody")
@@ -148,7 +147,7 @@ def test_a_cluster_is_found_and_not_founded_twice(whole: dynamo_ray.Cluster) -> 
 def test_a_directory_of_another_cluster_is_refused(whole: dynamo_ray.Cluster) -> None:
     with pytest.raises(dynamo_ray.DataDirectoryError, match="belongs to cluster 'real'"):
         dynamo_ray.start("other", data_dir=whole.data_dir)
-    assert not [name for name in pids(dynamo_ray.attach(NAME)) if name.startswith("other")]
+    assert not [name for name in pids(dynamo_ray.attach(whole.name)) if name.startswith("other")]
 
 
 def test_settings_that_cannot_be_are_refused(ray_here: Any, tmp_path: Path) -> None:
@@ -182,10 +181,10 @@ def test_a_whole_cluster_stops_and_starts_again(cluster: dynamo_ray.Cluster) -> 
     cluster.stop()
     wait(lambda: not any(map(is_running, before.values())))
     with pytest.raises(dynamo_ray.ClusterNotFoundError):
-        dynamo_ray.attach(NAME)
+        dynamo_ray.attach(cluster.name)
     with pytest.raises(dynamo_ray.ClusterNotFoundError):
         cluster.connect()
-    again = dynamo_ray.start(NAME, data_dir=cluster.data_dir)
+    again = dynamo_ray.start(cluster.name, data_dir=cluster.data_dir)
     cluster.addresses = again.addresses
     assert again.charter == cluster.charter and again.token == cluster.token
     with again.connect() as client:

@@ -102,10 +102,6 @@ def test_a_node_is_killed(whole: Hurt, keep: Keep) -> None:
     assert after.keys > 0 and after.recovery["records"] > 0
 
 
-def test_a_node_stands_still(whole: Hurt, keep: Keep) -> None:
-    assert_nothing_failed(keep(stopped(whole, "a node stands still for 3 s", "n3")))
-
-
 def test_a_coordinator_is_killed(whole: Hurt, keep: Keep) -> None:
     assert_nothing_failed(keep(killed(whole, "a coordinator is killed", "c1")))
 
@@ -122,6 +118,11 @@ def test_nothing_happens(whole: Hurt, keep: Keep) -> None:
     drilled = keep(drill(whole, "none"))
     assert_nothing_failed(drilled)
     assert drilled.strict_failed == 0
+
+
+@slow
+def test_a_node_stands_still(whole: Hurt, keep: Keep) -> None:
+    assert_nothing_failed(keep(stopped(whole, "a node stands still for 3 s", "n3")))
 
 
 @slow

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cli.backup
+from dynamo_ray import Cluster
+from dynamo_ray.actors.local_ray import _pids_of
+from dynamo_ray.config import load_profile
 from dynamo_ray.restoring import Inside
 from tests.cli.conftest import Command
 from tests.server.loopback import Threaded
@@ -97,25 +99,28 @@ def test_degraded_and_refused(
 @pytest.mark.ray
 @pytest.mark.timeout(170)
 def test_on_real_actors_into_a_cluster_of_another_size(
-    dr_in_a_process: Command, tmp_path: Path
+    dr: Command,
+    dr_in_a_process: Command,
+    real_cluster: Cluster,
+    tmp_path: Path,
 ) -> None:
-    home = {"DYNAMO_RAY_HOME": str(tmp_path / "h")}
-    place = str(tmp_path / "backups")
-
-    def dr(*arguments: str) -> Any:
-        done = dr_in_a_process(*arguments, **home)
-        assert done.code == 0, done.err
-        return done
-
+    """From five nodes into three with other partitions, begun and ended with a Ray of their own."""
+    with real_cluster.connect() as client:
+        client.put("backed up", b"book")
+    way = ("--address", real_cluster.addresses[0], "--token", real_cluster.token)
+    made = dr("backup", "create", str(tmp_path / "backups"), *way, "--json").json
+    where = str(tmp_path / "backups" / made["name"])
+    shape = ("--nodes", "3", "--coordinators", "1", "--partitions", "64")
     try:
-        dr("start", "old", "--nodes", "3", "--yes")
-        dr("put", "-c", "old", "cart", "book")
-        where = dr("backup", "create", place, "-c", "old").out.decode().strip()
-        dr("stop", "old", "--yes")
-        dr("start", "new", "--nodes", "4", "--partitions", "64", "--yes")
-        told = json.loads(dr("backup", "restore", where, "new", "--yes", "--json").out)
-        assert told["keys"] == 1 and not told["behind"]
-        assert dr("get", "-c", "new", "cart").out == b"book"
+        begun = dr_in_a_process("start", "new", *shape, "--yes")
+        assert begun.code == 0, begun.err
+        assert (profile := load_profile("new")) is not None
+        assert _pids_of(profile.ray["temp_dir"])
+        told = dr_in_a_process("backup", "restore", where, "new", "--yes", "--json")
+        assert told.code == 0, told.err
+        assert (told.json["keys"], told.json["behind"]) == (made["keys"], [])
+        assert dr("get", "-c", "new", "backed up").out == b"book"
     finally:
-        for name in ("old", "new"):
-            dr_in_a_process("stop", name, "--yes", **home)
+        ended = dr_in_a_process("stop", "new", "--yes")
+    assert ended.code == 0, ended.err
+    assert not _pids_of(profile.ray["temp_dir"])

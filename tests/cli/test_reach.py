@@ -70,7 +70,8 @@ def test_an_address_that_is_none_is_2(dr: Command, carts: Threaded) -> None:
     assert dr("get", "k", "--address", "nonsense", "-c", "carts").code == 2
 
 
-def test_nobody_there_is_7(dr: Command, served: Threaded) -> None:
+def test_nobody_there_is_7(dr: Command, served: Threaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynamo_ray.connecting.CONNECT_S", 0.5)
     token = served.cluster.token
     done = dr("get", "k", "--address", "127.0.0.1:1", "--token", token)
     assert done.code == 7 and done.err.count("\n") == 1

@@ -6,10 +6,11 @@ from collections import Counter
 from fractions import Fraction
 from itertools import combinations_with_replacement, groupby, product
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_ray.core.claim import Path, deal, lay_out, shares
+from tests.core.costly import costly
 
 ONE = Fraction(1)
 
@@ -77,7 +78,7 @@ def grouped(paths: list[Path], level: int, among: list[int] | None = None) -> li
 
 
 @given(members())
-@settings(deadline=None)
+@costly
 def test_shares_are_level(drawn: tuple[list[Path], list[Fraction], int, int]) -> None:
     """In a group, whoever has less for its weight than another is full, or the other is held up.
 
@@ -102,7 +103,7 @@ def test_shares_are_level(drawn: tuple[list[Path], list[Fraction], int, int]) ->
 
 
 @given(members())
-@settings(deadline=None)
+@costly
 def test_a_layout_is_balanced_and_spread_as_far_as_can_be(
     drawn: tuple[list[Path], list[Fraction], int, int],
 ) -> None:
@@ -118,7 +119,7 @@ def test_a_layout_is_balanced_and_spread_as_far_as_can_be(
 
 
 @given(members())
-@settings(deadline=None)
+@costly
 def test_a_layout_has_few_routes(drawn: tuple[list[Path], list[Fraction], int, int]) -> None:
     paths, weights, q, n = drawn
     rows = lay_out(paths, weights, q, n)
@@ -136,7 +137,6 @@ arcs = st.lists(
 
 
 @given(arcs, st.lists(st.integers(-4, 8).map(lambda n: Fraction(n, 2)), min_size=4, max_size=4))
-@settings(deadline=None)
 def test_dealing_is_as_good_as_the_best_of_all_deals(
     given_arcs: list[tuple[int, tuple[int, ...]]], due: list[Fraction]
 ) -> None:

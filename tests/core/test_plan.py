@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dynamo_ray.core.plan import Plan, PlanError, plan
 from dynamo_ray.core.ring import Member, Ring, claim
+from tests.core.costly import costly
 
 Q, N = 64, 3
 
@@ -37,6 +38,7 @@ def check(made: Plan) -> None:
 
 
 @given(st.integers(3, 9), st.integers(1, 3), st.data())
+@costly
 def test_whoever_comes_and_goes_the_moves_are_the_difference(
     nodes: int, zones: int, data: st.DataObject
 ) -> None:

@@ -13,11 +13,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_ray.core.claim import shares
 from dynamo_ray.core.ring import Member, Ring, claim, partition_of, partitions_of, reclaim
+from tests.core.costly import costly
 
 
 def member(n: int, zone: str = "", weight: float = 1, machine: str = "") -> Member:
@@ -278,7 +279,7 @@ sizes = st.tuples(st.sampled_from([1, 7, 31, 64, 100, 256]), st.integers(1, 5))
 
 
 @given(clusters(), sizes)
-@settings(max_examples=60, deadline=None)
+@costly
 def test_a_claim_keeps_the_laws_of_the_ring(cluster: list[Member], size: tuple[int, int]) -> None:
     ring = claim(cluster, *size)
     check_spread(ring)
@@ -303,7 +304,7 @@ def check_spread(ring: Ring) -> None:
 
 
 @given(clusters(zoned=False), sizes)
-@settings(max_examples=60, deadline=None)
+@costly
 def test_without_zones_slots_and_firsts_follow_the_weights(
     cluster: list[Member], size: tuple[int, int]
 ) -> None:
@@ -318,7 +319,7 @@ def test_without_zones_slots_and_firsts_follow_the_weights(
 
 
 @given(clusters(), st.randoms(use_true_random=False))
-@settings(max_examples=30, deadline=None)
+@costly
 def test_members_may_be_named_in_any_order(cluster: list[Member], chance: random.Random) -> None:
     shuffled = chance.sample(cluster, len(cluster))
     assert claim(shuffled) == claim(cluster)
@@ -334,7 +335,7 @@ def moves(before: Ring, after: Ring) -> list[tuple[bytes, bytes]]:
 
 
 @given(clusters())
-@settings(max_examples=30, deadline=None)
+@costly
 def test_without_a_change_nothing_moves(cluster: list[Member]) -> None:
     ring = claim(cluster)
     assert reclaim(ring, reversed(cluster)) == ring
@@ -381,7 +382,7 @@ def test_a_third_zone_gets_a_copy_of_everything() -> None:
 
 
 @given(clusters(), clusters(), st.integers(0, 5))
-@settings(max_examples=40, deadline=None)
+@costly
 def test_any_change_keeps_owners_distinct_and_spread(
     cluster: list[Member], others: list[Member], leaving: int
 ) -> None:

@@ -102,7 +102,7 @@ def test_killed_at_every_byte_a_start_finds_exactly_the_whole_frames() -> None:
         assert held(found) == truth and found.frames == whole, size
         assert found.torn_bytes == size - ends[whole] and found.complete and not found.suspect
         assert bool(found.notes) == bool(found.torn_bytes)
-        if size % 7 and size not in ends:
+        if size % 29 and size not in ends:
             continue
         store = started(cut)
         store.append([record(9)])
@@ -186,14 +186,15 @@ def test_what_was_written_but_not_synced_is_doubted_after_a_power_loss() -> None
 # ---- damage
 
 
-@pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
-def test_no_changed_byte_of_the_log_is_silently_wrong(mask: int) -> None:
+@pytest.mark.parametrize("how", ["bit", "byte"])
+def test_no_changed_byte_of_the_log_is_silently_wrong(how: str) -> None:
+    """A bit of each byte, another one from byte to byte; and the whole of each."""
     disk = written()
     content = disk.read(FIRST)
     frames = frames_in(disk)
     for at in range(len(content)):
         changed = bytearray(content)
-        changed[at] ^= mask
+        changed[at] ^= 1 << at % 8 if how == "bit" else 0xFF
         damaged = with_bytes(disk, FIRST, bytes(changed))
         found = looked_at(damaged)
         assert not silently_wrong(found, TRUTH, ALL), at
