@@ -16,29 +16,24 @@ from dataclasses import replace
 from typing import Any
 
 from dynamo_ray.core.agreeing import Exchange
-from dynamo_ray.core.get import Get
 from dynamo_ray.core.messages import (
     ClientGet,
     ClientPut,
     Code,
     Done,
     Effect,
-    Fetched,
-    GetOutcome,
     Merge,
     Merged,
     Mint,
     Minted,
-    PutOutcome,
     Refused,
     Send,
 )
 from dynamo_ray.core.operation import Call, Operation
 from dynamo_ray.core.put import Put
-from dynamo_ray.core.requests import Desk, GetRequest, PutRequest
+from dynamo_ray.core.requests import Desk, GetRequest, PutRequest, reply_of, too_much
 from dynamo_ray.core.rerouting import TRIES, rerouted
 from dynamo_ray.core.ring import Ring
-from dynamo_ray.core.settings import Limits
 from dynamo_ray.core.speculation import MOST_KEYS, Silence, Speculation
 from dynamo_ray.core.values import value
 
@@ -99,7 +94,7 @@ class Coordinator:
             return [ToClient(to, EXPIRED)]
         if not isinstance(message, ClientPut | ClientGet):
             return [ToClient(to, Refused(Code.BAD_REQUEST, "not a request of a client"))]
-        text = _too_much(message, limits)
+        text = too_much(message, limits)
         if text:
             return [ToClient(to, Refused(Code.BAD_REQUEST, text))]
         if len(self._operations) >= limits.in_flight:
@@ -113,7 +108,7 @@ class Coordinator:
         deadline = min(expires, now + times.timeout_max_s)
         out: list[Out] = []
         if not request.groups:
-            self._answer(to, _reply(request, wall_ms), out)
+            self._answer(to, reply_of(request, wall_ms), out)
         for group in request.groups:
             end, expected = deadline + 2 * times.linger_s, self.desk.suspected
             operation = Operation(to, request, group, deadline, end, expected)
@@ -134,7 +129,7 @@ class Coordinator:
             waiting.append((operation, asked))
             return [Exchange(asked.node)] if len(waiting) == 1 else []
         out: list[Out] = []
-        effects = _dispatch(operation.machine, asked.send, message)
+        effects = operation.on_reply(asked.send, message)
         self._perform(operation, effects, now, wall_ms, out)
         return out
 
@@ -238,7 +233,7 @@ class Coordinator:
                     call = Call(effect, effect.node)
                     out.append(self._send(operation, call, operation.group.epoch, now, not closed))
             elif isinstance(effect, Done):
-                self._answer(operation.to, _gather(operation, effect.outcome, wall_ms), out)
+                self._answer(operation.to, operation.gather(effect.outcome, wall_ms), out)
         if closed:
             self._close(operation)
         elif operation.machine.answered and not operation.lingers:
@@ -291,45 +286,3 @@ class Coordinator:
             self._calls.pop(call, None)
             self.speculation.on_end(call)
         operation.calls.clear()
-
-
-def _gather(operation: Operation, outcome: PutOutcome | GetOutcome, wall_ms: int) -> Any:
-    request, group = operation.request, operation.group
-    if isinstance(request, PutRequest) and isinstance(outcome, PutOutcome):
-        return request.on_outcome(group, outcome)
-    assert isinstance(request, GetRequest) and isinstance(outcome, GetOutcome)
-    return request.on_outcome(group, outcome, wall_ms)
-
-
-def _reply(request: PutRequest | GetRequest, wall_ms: int) -> Any:
-    if isinstance(request, PutRequest):
-        return request.reply_if_done()
-    return request.reply_if_done(wall_ms)
-
-
-def _dispatch(machine: Put | Get, asked: Send, message: Any) -> list[Effect]:
-    """A node's answer as an event of the machine; an answer of the wrong kind is a failure."""
-    node = asked.node
-    if isinstance(message, Refused):
-        if message.code == Code.UNKNOWN:
-            return machine.on_failure(node, True, asked.message)
-        return machine.on_refused(node, message.code, asked.message)
-    if isinstance(machine, Put):
-        if isinstance(message, Merged):
-            return machine.on_merged(node)
-        if isinstance(message, Minted):
-            return machine.on_minted(node, message)
-    elif isinstance(message, Fetched):
-        return machine.on_fetched(node, message)
-    return machine.on_failure(node, True, asked.message)
-
-
-def _too_much(message: ClientPut | ClientGet, limits: Limits) -> str:
-    """Why a request is over the bounds of one request; "" if it is not."""
-    if len(message.keys) > limits.batch_keys:
-        return f"{len(message.keys)} keys in one request; the most is {limits.batch_keys}"
-    if isinstance(message, ClientPut) and len(message.keys) > 1:
-        size = sum(map(len, filter(None, message.values)))
-        if size > limits.batch_bytes:
-            return f"{size:,} bytes in one request; the most is {limits.batch_bytes:,}"
-    return ""

@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from dynamo_ray.core.get import Get
-from dynamo_ray.core.messages import Send
+from dynamo_ray.core.messages import (
+    Code,
+    Effect,
+    Fetched,
+    GetOutcome,
+    Merged,
+    Minted,
+    PutOutcome,
+    Refused,
+    Send,
+)
 from dynamo_ray.core.put import Put
 from dynamo_ray.core.requests import GetRequest, Group, PutRequest
 
@@ -58,3 +68,27 @@ class Operation:
         self.lingers = False
         self.reached: set[bytes] = set()
         self.calls: dict[int, Call] = {}
+
+    def on_reply(self, asked: Send, message: Any) -> list[Effect]:
+        """A node's answer as an event of the machine; one of the wrong kind is a failure."""
+        machine, node = self.machine, asked.node
+        if isinstance(message, Refused):
+            if message.code == Code.UNKNOWN:
+                return machine.on_failure(node, True, asked.message)
+            return machine.on_refused(node, message.code, asked.message)
+        if isinstance(machine, Put):
+            if isinstance(message, Merged):
+                return machine.on_merged(node)
+            if isinstance(message, Minted):
+                return machine.on_minted(node, message)
+        elif isinstance(message, Fetched):
+            return machine.on_fetched(node, message)
+        return machine.on_failure(node, True, asked.message)
+
+    def gather(self, outcome: PutOutcome | GetOutcome, wall_ms: int) -> Any:
+        """Its part of the request's reply; the reply, if it was the last part."""
+        request, group = self.request, self.group
+        if isinstance(request, PutRequest) and isinstance(outcome, PutOutcome):
+            return request.on_outcome(group, outcome)
+        assert isinstance(request, GetRequest) and isinstance(outcome, GetOutcome)
+        return request.on_outcome(group, outcome, wall_ms)

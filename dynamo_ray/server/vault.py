@@ -30,9 +30,9 @@ from dynamo_ray.server.recovering import Recovering
 from dynamo_ray.storage.codec import Columns, warm_up
 from dynamo_ray.storage.disk import RealDisk, boot_id
 from dynamo_ray.storage.errors import AppendFailedError, StorageError, SyncFailedError
-from dynamo_ray.storage.sealed import seal_bytes, unseal_bytes
+from dynamo_ray.storage.sealed import VIEW, VIEW_BYTES_MAX, seal_bytes, unseal_bytes
 from dynamo_ray.storage.snapshot import NewSnapshot
-from dynamo_ray.storage.store import VIEW, VIEW_BYTES_MAX, Opening, Store
+from dynamo_ray.storage.store import Opening, Store
 
 SNAPSHOT_BYTES = 64 * 1024 * 1024
 SAMPLE_A_PARTITION = 8

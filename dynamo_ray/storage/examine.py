@@ -29,9 +29,9 @@ from dynamo_ray.storage.log import REACHED, segment_path, segments_on
 from dynamo_ray.storage.recovered import Recovery
 from dynamo_ray.storage.recovery import SEGMENT_BYTES_READ
 from dynamo_ray.storage.rehearsal import Act, Rehearsal
-from dynamo_ray.storage.sealed import unseal_bytes
+from dynamo_ray.storage.sealed import VIEW, VIEW_BYTES_MAX, unseal_bytes
 from dynamo_ray.storage.snapshot import DIRECTORY
-from dynamo_ray.storage.store import LOCK, UNSYNCED, VIEW, VIEW_BYTES_MAX, Opening, Store
+from dynamo_ray.storage.store import LOCK, UNSYNCED, Opening, Store
 
 KEY_BYTES_MAX = 65_535
 OWN_NAMES = frozenset({identities.PATH, LOCK, REACHED, UNSYNCED, VIEW, quarantine.FOLDER})

@@ -31,7 +31,8 @@ from dynamo_ray.storage.log import REACHED, segment_path, segments_on
 from dynamo_ray.storage.recovered import Recovery
 from dynamo_ray.storage.recovery import SEGMENT_BYTES_READ
 from dynamo_ray.storage.sealed import ASIDE as BESIDE
-from dynamo_ray.storage.store import VIEW, Opening, Store
+from dynamo_ray.storage.sealed import VIEW
+from dynamo_ray.storage.store import Opening, Store
 
 
 def mend(disk: Disk, opening: Opening, random8: bytes) -> Recovery:

@@ -15,6 +15,9 @@ from dynamo_ray.storage.disk import Folder
 from dynamo_ray.storage.errors import DamagedFileError
 
 ASIDE = ".new"
+# What a server remembers of the others; nothing in storage reads what it says.
+VIEW = "VIEW"
+VIEW_BYTES_MAX = 1 << 20
 BYTES_MAX = 16 << 20
 DIGEST_BYTES = 16
 

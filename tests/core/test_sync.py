@@ -342,6 +342,7 @@ def asked(world: World, message: Any) -> Any:
         Compare(1, b""),
         Compare(-1, b""),
         Compare(True, b""),
+        Compare([0], b""),  # type: ignore[arg-type]
         Compare(0, "root"),  # type: ignore[arg-type]
         Descend(0, [BRANCHES]),
         Descend(0, list(range(BRANCHES)) * 2),
