@@ -57,9 +57,11 @@ LAYERS: dict[str, set[str]] = {
     "repairing": {"asking", "session", "wire"} | BASE,
     "pouring": {"client", "found"} | BASE,
     "backup": {"sweep", "session", "storage", "wire"} | BASE,
+    "changing": {"actors"} | BASE,
     "restoring": {"backup", "storage", "wire", "actors"} | BASE,
     "connecting": {"client", "blocking", "actors", "server", "config"} | CLIENT,
     "cluster": {
+        "changing",
         "client",
         "blocking",
         "connecting",
@@ -104,7 +106,7 @@ LAYERS: dict[str, set[str]] = {
 EXTERNAL: dict[str, set[str]] = {
     "ray": {"actors"},
     "pyarrow": {"storage", "codecs", "cli", "tables", "actors"},
-    "msgpack": {"wire", "server", "actors", "codecs"},
+    "msgpack": {"wire", "server", "actors", "codecs", "storage"},
     "cloudpickle": {"codecs"},
     "uvloop": {"server", "actors", "blocking", "cluster"},
     "pydantic": {"config"},

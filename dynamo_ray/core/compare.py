@@ -34,7 +34,7 @@ Question = Compare | Descend | Enumerate
 
 def answer(replica: Replica, to: Any, message: Question) -> list[Effect]:
     """The answer to one step of a comparison."""
-    if not _can_be(message, len(replica.maps)):
+    if not can_be(message, len(replica.maps)):
         return [Reply(to, BAD)]
     if isinstance(message, Enumerate):
         return [_page(replica, to, message)]
@@ -69,7 +69,7 @@ def _page(replica: Replica, to: Any, message: Enumerate) -> Reply:
     return Reply(to, page, replica.queue.shown_at(keys))
 
 
-def _can_be(message: Question, partitions: int) -> bool:
+def can_be(message: Question, partitions: int) -> bool:
     """True if it asks for what there is."""
     if not _is_below(message.partition, partitions):
         return False

@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import Any
 
 from dynamo_ray.core.agreeing import Exchange
-from dynamo_ray.core.get import Get
 from dynamo_ray.core.joint import Failed, Joint
 from dynamo_ray.core.messages import (
     ClientGet,
@@ -24,22 +23,18 @@ from dynamo_ray.core.messages import (
     Code,
     Done,
     Effect,
-    Fetched,
-    GetOutcome,
     Merge,
     Merged,
     Mint,
     Minted,
-    PutOutcome,
     Refused,
     Send,
 )
 from dynamo_ray.core.operation import Call, Operation
 from dynamo_ray.core.put import Put
-from dynamo_ray.core.requests import Desk, GetRequest, PutRequest
-from dynamo_ray.core.rerouting import TRIES, Part, rerouted
+from dynamo_ray.core.requests import Desk, GetRequest, PutRequest, reply_of, too_much
+from dynamo_ray.core.rerouting import Part
 from dynamo_ray.core.ring import Ring
-from dynamo_ray.core.settings import Limits
 from dynamo_ray.core.speculation import MOST_KEYS, Silence, Speculation
 from dynamo_ray.core.values import value
 
@@ -101,7 +96,7 @@ class Coordinator:
             return [ToClient(to, EXPIRED)]
         if not isinstance(message, ClientPut | ClientGet):
             return [ToClient(to, Refused(Code.BAD_REQUEST, "not a request of a client"))]
-        text = _too_much(message, limits)
+        text = too_much(message, limits)
         if text:
             return [ToClient(to, Refused(Code.BAD_REQUEST, text))]
         if len(self._operations) >= limits.in_flight:
@@ -115,7 +110,7 @@ class Coordinator:
         deadline = min(expires, now + times.timeout_max_s)
         out: list[Out] = []
         if not request.groups:
-            self._answer(to, _reply(request, wall_ms), out)
+            out.append(ToClient(to, reply_of(request, wall_ms)))
         for group in request.groups:
             end, expected = deadline + 2 * times.linger_s, self.desk.suspected
             operation = Operation(to, request, group, deadline, end, expected, self.desk.ring)
@@ -145,40 +140,22 @@ class Coordinator:
         for operation, asked in self._refused.pop(node, ()):
             if operation not in self._operations:
                 continue
-            parts = self._again(operation, asked)
+            parts = operation.again(asked, self.desk.ring, self.desk.suspected)
             if parts:
                 out += self._send_parts(operation, asked.send, parts, now, True, asked.tries + 1)
             else:
                 self._end_call(operation, asked, ELSEWHERE, now, wall_ms, out)
         return out
 
-    def _again(self, operation: Operation, asked: Call) -> list[Part] | None:
-        """The parts in which a refused message may go on; None if it is over with it."""
-        send, ring = asked.send, self.desk.ring
-        if asked.tries >= TRIES or asked.joint is not None:
-            return None
-        parts = rerouted(ring, operation.group.owners, send.node, send.message)
-        for part in parts or ():
-            is_new = part.node not in (send.node, asked.node)
-            if part.node in self.desk.suspected or (is_new and part.node in operation.reached):
-                return None
-        return parts
-
     def _end_call(
-        self,
-        operation: Operation,
-        asked: Call,
-        end: Any,
-        now: float,
-        wall_ms: int,
-        out: list[Out],
+        self, operation: Operation, asked: Call, end: Any, now: float, wall_ms: int, out: list[Out]
     ) -> None:
         """A call has ended, with an answer or Failed: the machine hears of it, once it is whole."""
         if asked.joint is not None:
             end = asked.joint.on_end(asked.part, end)
             if end is None:
                 return
-        effects = _dispatch(operation.machine, asked.send, end)
+        effects = operation.on_end(asked.send, end)
         self._perform(operation, effects, now, wall_ms, out)
 
     def on_ring(self, ring: Ring) -> None:
@@ -254,10 +231,11 @@ class Coordinator:
                 if not closed and effect.node in self.desk.suspected - operation.expected:
                     vain.append(effect)
                 elif now < operation.end:
-                    parts = self._parts(operation, effect)
+                    parts = operation.parts(effect, self.desk.ring)
                     out += self._send_parts(operation, effect, parts, now, not closed)
             elif isinstance(effect, Done):
-                self._answer(operation.to, _gather(operation, effect.outcome, wall_ms), out)
+                reply = operation.gather(effect.outcome, wall_ms)
+                out += [ToClient(operation.to, reply)] if reply is not None else []
         if closed:
             self._close(operation)
         elif operation.machine.answered and not operation.lingers:
@@ -268,17 +246,6 @@ class Coordinator:
             # Suspected since it began, and no suspicion of it will come any more: go on at once.
             effects = operation.machine.on_failure(send.node, False, send.message)
             self._perform(operation, effects, now, wall_ms, out)
-
-    def _parts(self, operation: Operation, send: Send) -> list[Part]:
-        """All of it to whom it is meant for, unless the ring has changed since it began."""
-        ring, group = self.desk.ring, operation.group
-        if ring is not operation.ring:
-            parts = rerouted(ring, group.owners, send.node, send.message)
-            if parts and all(
-                part.node == send.node or part.node not in operation.reached for part in parts
-            ):
-                return parts
-        return [Part(None, send.node, send.message, group.epoch)]
 
     def _send_parts(
         self,
@@ -322,57 +289,9 @@ class Coordinator:
         else:
             self.speculation.on_end(call)
 
-    def _answer(self, to: Any, reply: Any, out: list[Out]) -> None:
-        if reply is not None:
-            out.append(ToClient(to, reply))
-
     def _close(self, operation: Operation) -> None:
         self._operations.pop(operation, None)
         for call in operation.calls:
             self._calls.pop(call, None)
             self.speculation.on_end(call)
         operation.calls.clear()
-
-
-def _gather(operation: Operation, outcome: PutOutcome | GetOutcome, wall_ms: int) -> Any:
-    request, group = operation.request, operation.group
-    if isinstance(request, PutRequest) and isinstance(outcome, PutOutcome):
-        return request.on_outcome(group, outcome)
-    assert isinstance(request, GetRequest) and isinstance(outcome, GetOutcome)
-    return request.on_outcome(group, outcome, wall_ms)
-
-
-def _reply(request: PutRequest | GetRequest, wall_ms: int) -> Any:
-    if isinstance(request, PutRequest):
-        return request.reply_if_done()
-    return request.reply_if_done(wall_ms)
-
-
-def _dispatch(machine: Put | Get, asked: Send, message: Any) -> list[Effect]:
-    """A node's answer as an event of the machine; an answer of the wrong kind is a failure."""
-    node = asked.node
-    if isinstance(message, Failed):
-        return machine.on_failure(node, message.maybe_applied, asked.message)
-    if isinstance(message, Refused):
-        if message.code == Code.UNKNOWN:
-            return machine.on_failure(node, True, asked.message)
-        return machine.on_refused(node, message.code, asked.message)
-    if isinstance(machine, Put):
-        if isinstance(message, Merged):
-            return machine.on_merged(node)
-        if isinstance(message, Minted):
-            return machine.on_minted(node, message)
-    elif isinstance(message, Fetched):
-        return machine.on_fetched(node, message)
-    return machine.on_failure(node, True, asked.message)
-
-
-def _too_much(message: ClientPut | ClientGet, limits: Limits) -> str:
-    """Why a request is over the bounds of one request; "" if it is not."""
-    if len(message.keys) > limits.batch_keys:
-        return f"{len(message.keys)} keys in one request; the most is {limits.batch_keys}"
-    if isinstance(message, ClientPut) and len(message.keys) > 1:
-        size = sum(map(len, filter(None, message.values)))
-        if size > limits.batch_bytes:
-            return f"{size:,} bytes in one request; the most is {limits.batch_bytes:,}"
-    return ""

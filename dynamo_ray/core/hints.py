@@ -9,9 +9,11 @@ the state held; if it has changed since, the next tick sends it again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 
 from dynamo_ray.core.messages import Merge
+from dynamo_ray.core.ring import Ring
 
 NODE = 8
 KEYS_A_DELIVERY = 512
@@ -48,10 +50,6 @@ class Hints:
         """The partition of a key that is kept for an owner; None if it is not."""
         return self._for_owner.get(owner, {}).get(key)
 
-    def kept_for(self, owner: bytes) -> list[tuple[bytes, int]]:
-        """All (key, partition) pairs that are kept for an owner."""
-        return list(self._for_owner.get(owner, {}).items())
-
     def owners(self) -> list[bytes]:
         """The owners for whom something is kept."""
         return sorted(owner for owner, keys in self._for_owner.items() if keys)
@@ -68,6 +66,28 @@ class Hints:
             self.of_key[key] = kept + owner
         self._bytes += size - self._sizes.get(key, 0)
         self._sizes[key] = size
+
+    def load(self, found: Mapping[bytes, bytes], maps: list[dict[bytes, bytes]]) -> None:
+        """Take over the hints that recovery found beside the maps."""
+        for partition, of in enumerate(maps):
+            for key in found.keys() & of.keys():
+                for owner in owners_in(found[key]):
+                    self.add(owner, key, partition, len(of[key]))
+
+    def on_ring(self, ring: Ring, me: bytes, maps: list[dict[bytes, bytes]]) -> None:
+        """What was kept for one that is no owner now is due to whoever is (rule 10).
+
+        Node `me` itself, of whose `maps` this is, has what it keeps.
+        """
+        for owner in self.owners():
+            for key, partition in list(self._for_owner[owner].items()):
+                owners = ring.owners(partition)
+                if owner not in owners:
+                    size = len(maps[partition].get(key, b""))
+                    for other in owners:
+                        if other != me:
+                            self.add(other, key, partition, size)
+                    self.remove(owner, key)
 
     def remove(self, owner: bytes, key: bytes) -> None:
         """The copy of `key` is no longer kept for `owner`."""

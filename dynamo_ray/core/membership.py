@@ -161,27 +161,17 @@ def view_from(rows: Iterable[Any]) -> View:
         },
         {_id(node): _bytes(by) for node, by in ends},
     )
-    return merge_views(given, View().with_facts(_fact(*row) for row in facts))
+    return merge_views(given, View().with_facts(map(_fact, facts)))
 
 
-def _fact(
-    incarnation: bytes,
-    revision: int,
-    member: bytes,
-    role: str,
-    name: str,
-    host: str,
-    port: int,
-    zone: str,
-    weight: float,
-) -> Fact:
-    _bytes(incarnation), _bytes(member), _number(revision)
+def _fact(row: Iterable[Any]) -> Fact:
+    incarnation, revision, member, role, name, host, port, zone, weight = row
     if role not in (NODE_ROLE, COORDINATOR_ROLE) or not 0 < port < 65_536:
         raise ValueError(f"a fact of a view cannot be read: {name!r} at {host!r}:{port!r}")
     if not isinstance(weight, float | int) or not (isfinite(weight) and weight >= 0):
         raise ValueError(f"a weight is finite and not negative, {name!r} has {weight!r}")
-    place = str(name), str(host), port, str(zone), float(weight)
-    return Fact(incarnation, revision, member, role, *place)
+    since = _bytes(incarnation), _number(revision), _bytes(member)
+    return Fact(*since, role, str(name), str(host), port, str(zone), float(weight))
 
 
 def _number(given: Any) -> int:

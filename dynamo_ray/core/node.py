@@ -17,14 +17,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dynamo_ray.core.agreeing import Exchange, epoch_for, judge
-from dynamo_ray.core.compare import answer
-from dynamo_ray.core.forget import confirm, reap
 from dynamo_ray.core.handover import Handover, Publish
 from dynamo_ray.core.membership import View
 from dynamo_ray.core.messages import (
     Code,
-    Fetch,
-    Merge,
     Merged,
     Mint,
     Persist,
@@ -33,27 +29,16 @@ from dynamo_ray.core.messages import (
     Reply,
     Send,
 )
-from dynamo_ray.core.pages import Pages
 from dynamo_ray.core.reap import Reaper
 from dynamo_ray.core.receive import Grant, Receiver
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.rounds import Rounds
+from dynamo_ray.core.serving import Serving
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.slots import Placement
 from dynamo_ray.core.sync import Sync
 from dynamo_ray.core.unlogged import Unlogged
-from dynamo_ray.core.upkeep import (
-    Compare,
-    Confirm,
-    Confirmed,
-    Copy,
-    Descend,
-    Enumerate,
-    Offer,
-    Reap,
-    Scan,
-    Seal,
-)
+from dynamo_ray.core.upkeep import Confirm, Confirmed, Reap
 from dynamo_ray.core.values import value
 
 EXPIRED = Refused(Code.EXPIRED, "the request came too late and was not done")
@@ -107,9 +92,8 @@ class Node:
         self.handover = Handover(replica, settings)
         self.receiver = Receiver(replica, settings, granted or {})
         self._level = settings.durability
-        self._grace_ms = int(settings.times.grace_s * 1000)
         self._wall_ms = 0  # at the last tick, for what may be a little old
-        self._pages = Pages(replica, settings.limits.batch_bytes)
+        self._serving = Serving(replica, self.receiver, settings)
         self._timeout_max_ms = int((settings.times.timeout_max_s + settings.times.linger_s) * 1000)
         self._waiting: list[Reply] = []
         self._appended = 0
@@ -155,7 +139,7 @@ class Node:
             if not 0 < expires_ms <= now_ms + self._timeout_max_ms:
                 return [Answer(to, STALE_MINT)]
             return self._take(self.replica.on_mint(to, message, wall_ms))
-        return self._take(self._act(to, message))
+        return self._take(self._serving.perform(to, message, self._wall_ms))
 
     def on_appended(self, position: int) -> list[Out]:
         """The log has been given everything up to `position`."""
@@ -242,27 +226,6 @@ class Node:
             self.replica.on_not_delivered(node)
         return []
 
-    def _act(self, to: Any, message: Any) -> list[Any]:
-        """What needs no clock."""
-        if isinstance(message, Fetch):
-            return self.replica.on_fetch(to, message)
-        if isinstance(message, Merge):
-            return self.replica.on_merge(to, message)
-        if isinstance(message, Offer):
-            return self.receiver.on_offer(to, message)
-        if isinstance(message, Seal):
-            return self.receiver.on_seal(to, message)
-        if isinstance(message, Copy | Scan):
-            return [self._pages.page(to, message)]
-        if isinstance(message, Compare | Descend | Enumerate):
-            self.receiver.on_heard(message.partition)
-            return answer(self.replica, to, message)
-        if isinstance(message, Confirm):
-            return confirm(self.replica, to, message, self._wall_ms - self._grace_ms)
-        if isinstance(message, Reap):
-            return reap(self.replica, to, message)
-        return [Reply(to, Refused(Code.BAD_REQUEST, "not a request to a storage node"))]
-
     def _take(self, effects: Sequence[Any]) -> list[Out]:
         out: list[Out] = []
         for effect in effects:
@@ -272,7 +235,8 @@ class Node:
                 else:
                     self._waiting.append(effect)
             elif isinstance(effect, Send) and effect.node == self.replica.node:
-                out += self._take(self._act(Own(effect.message), effect.message))
+                to, message = Own(effect.message), effect.message
+                out += self._take(self._serving.perform(to, message, self._wall_ms))
             elif isinstance(effect, Send):
                 epoch = epoch_for(self._ring, effect.message)
                 out.append(ToPeer(effect.node, effect.message, epoch))

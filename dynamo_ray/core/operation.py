@@ -5,11 +5,21 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from dynamo_ray.core.get import Get
-from dynamo_ray.core.joint import Joint
-from dynamo_ray.core.messages import Send
+from dynamo_ray.core.joint import Failed, Joint
+from dynamo_ray.core.messages import (
+    Code,
+    Effect,
+    Fetched,
+    GetOutcome,
+    Merged,
+    Minted,
+    PutOutcome,
+    Refused,
+    Send,
+)
 from dynamo_ray.core.put import Put
 from dynamo_ray.core.requests import GetRequest, Group, PutRequest
-from dynamo_ray.core.rerouting import Part
+from dynamo_ray.core.rerouting import TRIES, Part, rerouted
 from dynamo_ray.core.ring import Ring
 
 
@@ -74,3 +84,48 @@ class Operation:
         self.lingers = False
         self.reached: set[bytes] = set()
         self.calls: dict[int, Call] = {}
+
+    def parts(self, send: Send, ring: Ring) -> list[Part]:
+        """All of it to whom it is meant for, unless the ring has changed since it began."""
+        if ring is not self.ring:
+            parts = rerouted(ring, self.group.owners, send.node, send.message)
+            others = [part.node for part in parts or () if part.node != send.node]
+            if parts and self.reached.isdisjoint(others):
+                return parts
+        return [Part(None, send.node, send.message, self.group.epoch)]
+
+    def again(self, asked: Call, ring: Ring, suspected: frozenset[bytes]) -> list[Part] | None:
+        """The parts in which a refused message may go on; None if it is over with it."""
+        send = asked.send
+        if asked.tries >= TRIES or asked.joint is not None:
+            return None
+        parts = rerouted(ring, self.group.owners, send.node, send.message)
+        nodes = {part.node for part in parts or ()}
+        others = nodes - {send.node, asked.node}
+        return parts if suspected.isdisjoint(nodes) and self.reached.isdisjoint(others) else None
+
+    def on_end(self, asked: Send, message: Any) -> list[Effect]:
+        """A node's answer, or Failed, as an event of the machine; the wrong kind is a failure."""
+        machine, node = self.machine, asked.node
+        if isinstance(message, Failed):
+            return machine.on_failure(node, message.maybe_applied, asked.message)
+        if isinstance(message, Refused):
+            if message.code == Code.UNKNOWN:
+                return machine.on_failure(node, True, asked.message)
+            return machine.on_refused(node, message.code, asked.message)
+        if isinstance(machine, Put):
+            if isinstance(message, Merged):
+                return machine.on_merged(node)
+            if isinstance(message, Minted):
+                return machine.on_minted(node, message)
+        elif isinstance(message, Fetched):
+            return machine.on_fetched(node, message)
+        return machine.on_failure(node, True, asked.message)
+
+    def gather(self, outcome: PutOutcome | GetOutcome, wall_ms: int) -> Any:
+        """Its part of the request's reply; the reply, if it was the last part."""
+        request, group = self.request, self.group
+        if isinstance(request, PutRequest) and isinstance(outcome, PutOutcome):
+            return request.on_outcome(group, outcome)
+        assert isinstance(request, GetRequest) and isinstance(outcome, GetOutcome)
+        return request.on_outcome(group, outcome, wall_ms)

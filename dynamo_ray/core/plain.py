@@ -14,11 +14,11 @@ from hashlib import blake2b
 from struct import Struct
 
 from dynamo_ray.core.lives import Lives
-from dynamo_ray.core.messages import Merge, Mint
+from dynamo_ray.core.messages import Code, Merge, Mint, Minted
 from dynamo_ray.core.mint import PUT_ID_BYTES, operation_id
 from dynamo_ray.core.remembered import RememberedPuts
 from dynamo_ray.core.unpersisted import Changes
-from dynamo_ray.core.version import SIMPLE, SIMPLE_HEAD, Kind
+from dynamo_ray.core.version import SIMPLE, SIMPLE_HEAD, Kind, clock_of
 
 # A simple state up to its payload: SIMPLE_HEAD and writer, counter, the writer's index (0), the
 # dot's counter, the stamp (kind, wall time, expiry), put id, length.
@@ -136,6 +136,19 @@ class Plain:
         changes.after += after[start:end]
         changes.owners += [of_key.get(key, b"") for key in keys] if of_key else [b""] * len(keys)
         before.clear()
+
+
+def minted_of(states: list[bytes | None], others: dict[int, tuple[int, bytes | None]]) -> Minted:
+    """The answer; `others` are the code and the context of each row that was not plain."""
+    if not others:
+        return Minted(states, ())
+    plain = Code.OK, None
+    codes = [others.get(i, plain)[0] for i in range(len(states))]
+    contexts = [
+        others[i][1] if i in others or state is None else clock_of(state)
+        for i, state in enumerate(states)
+    ]
+    return Minted(states, contexts, codes if any(codes) else ())
 
 
 assert operation_id(bytes(16), Kind.VALUE, b"x", None, 0) == (

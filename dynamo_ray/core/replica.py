@@ -16,7 +16,7 @@ from typing import Any
 
 from dynamo_ray.core.clock import Dot
 from dynamo_ray.core.forest import Forest
-from dynamo_ray.core.hints import Hints, owners_in
+from dynamo_ray.core.hints import Hints
 from dynamo_ray.core.lives import Lives
 from dynamo_ray.core.merge import merge, replaced
 from dynamo_ray.core.messages import (
@@ -35,12 +35,12 @@ from dynamo_ray.core.messages import (
     Send,
 )
 from dynamo_ray.core.mint import Body, again, mint, operation_id
-from dynamo_ray.core.plain import Plain
+from dynamo_ray.core.plain import Plain, minted_of
 from dynamo_ray.core.remembered import RememberedPuts
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.slots import Placement
 from dynamo_ray.core.unpersisted import Changes, Unpersisted
-from dynamo_ray.core.version import Kind, MalformedStateError, clock_of, decode, dot_of, siblings
+from dynamo_ray.core.version import Kind, MalformedStateError, decode, dot_of, siblings
 
 NOT_READY = Refused(Code.NOT_READY, "the node has no incarnation yet; try another node")
 TOO_LONG = Refused(Code.TOO_LONG, "the states are too long for one answer; ask for fewer keys")
@@ -76,10 +76,7 @@ class Replica:
 
     def load_hints(self, hints: dict[bytes, bytes]) -> None:
         """Take over the hints that recovery found beside the maps."""
-        for partition, of in enumerate(self.maps):
-            for key in hints.keys() & of.keys():
-                for owner in owners_in(hints[key]):
-                    self.hints.add(owner, key, partition, len(of[key]))
+        self.hints.load(hints, self.maps)
 
     def on_incarnation(self, incarnation: bytes) -> None:
         """A new incarnation, never used before and fsynced (rule 2): minting may begin."""
@@ -128,21 +125,12 @@ class Replica:
         return [Reply(to, Fetched(states, complete), self.queue.shown_at(message.keys))]
 
     def on_placement(self, placement: Placement) -> None:
-        """Other partitions are owned, and hints are due to whoever owns their keys now (rule 10).
+        """Other partitions are owned, and hints are due to others.
 
-        This node's own share of that it holds already. What it holds and does not own any more is
-        let go of in core/receive.py.
+        What is held and not owned any more is let go of in core/receive.py.
         """
-        ring, self.owned = placement.ring, placement.owned(self.node)
-        for owner in self.hints.owners():
-            for key, partition in self.hints.kept_for(owner):
-                owners = ring.owners(partition)
-                if owner not in owners:
-                    size = len(self.maps[partition].get(key, b""))
-                    for other in owners:
-                        if other != self.node:
-                            self.hints.add(other, key, partition, size)
-                    self.hints.remove(owner, key)
+        self.owned = placement.owned(self.node)
+        self.hints.on_ring(placement.ring, self.node, self.maps)
 
     def on_persisted(self, position: int) -> None:
         """The log holds everything up to `position`."""
@@ -200,7 +188,7 @@ class Replica:
 
         states = self._plain().mint(message, now_ms, changes, general)
         self.puts.settle()
-        return _minted(states, others)
+        return minted_of(states, others)
 
     def _plain(self) -> Plain:
         return Plain(self.maps, self.lives, self.puts, self.hints.of_key)
@@ -296,19 +284,6 @@ class Replica:
 
 
 UNKNOWN = (int(Code.UNKNOWN), None, None)
-
-
-def _minted(states: list[bytes | None], others: dict[int, tuple[int, bytes | None]]) -> Minted:
-    """The answer; `others` are the code and the context of each row that was not plain."""
-    if not others:
-        return Minted(states, ())
-    plain = Code.OK, None
-    codes = [others.get(i, plain)[0] for i in range(len(states))]
-    contexts = [
-        others[i][1] if i in others or state is None else clock_of(state)
-        for i, state in enumerate(states)
-    ]
-    return Minted(states, contexts, codes if any(codes) else ())
 
 
 def _size(payloads: Sequence[bytes | None]) -> int:

@@ -218,6 +218,24 @@ def _rows(message: ClientPut | ClientGet) -> range:
     return range(len(message.keys))
 
 
+def reply_of(request: PutRequest | GetRequest, wall_ms: int) -> PutDone | GetDone | None:
+    """The reply to a request of which all has come in; None while something has not."""
+    if isinstance(request, PutRequest):
+        return request.reply_if_done()
+    return request.reply_if_done(wall_ms)
+
+
+def too_much(message: ClientPut | ClientGet, limits: Limits) -> str:
+    """Why a request is over the bounds of one request; "" if it is not."""
+    if len(message.keys) > limits.batch_keys:
+        return f"{len(message.keys)} keys in one request; the most is {limits.batch_keys}"
+    if isinstance(message, ClientPut) and len(message.keys) > 1:
+        size = sum(map(len, filter(None, message.values)))
+        if size > limits.batch_bytes:
+            return f"{size:,} bytes in one request; the most is {limits.batch_bytes:,}"
+    return ""
+
+
 def _bad_keys(keys: Sequence[bytes], limits: Limits) -> dict[int, tuple[Code, int, int]]:
     most = limits.key_bytes
     if keys and all(keys) and max(map(len, keys)) <= most:

@@ -22,44 +22,19 @@ cannot be complete, and need not be.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
+from dynamo_ray.core.comparison import Comparison, Turns
 from dynamo_ray.core.merkle import BUCKETS_A_BRANCH, WIDTH, differing, root_of
 from dynamo_ray.core.messages import Code, Effect, Fetch, Fetched, Merge, Merged, Refused, Send
 from dynamo_ray.core.replica import Replica
-from dynamo_ray.core.rounds import NEVER, Turn
+from dynamo_ray.core.rounds import NEVER
 from dynamo_ray.core.upkeep import Compare, Compared, Descend, Descended, Enumerate, Enumerated
 from dynamo_ray.core.version import HASH_BYTES, digest
 
 PAGE_KEYS = 250
 PAGE_BYTES = 256 * 1024
-
-
-@dataclass(slots=True)
-class Comparison:
-    """The one under way, and what is left of each of its steps."""
-
-    turn: Turn
-    began_ms: int
-    is_compared: bool = False
-    is_complete: bool = True
-    branches: list[int] = field(default_factory=list)
-    buckets: list[int] = field(default_factory=list)
-    after: bytes = b""
-    pull: list[tuple[bytes, int]] = field(default_factory=list)  # keys, their states' sizes there
-    push: list[tuple[bytes, bytes]] = field(default_factory=list)  # keys, their digests there
-
-
-class Turns(Protocol):
-    """Who says what is compared next, and is told when that has ended."""
-
-    def next(self) -> Turn | None:
-        """The turn that is due."""
-
-    def on_end(self, turn: Turn, began_ms: int, is_done: bool) -> None:
-        """A comparison has ended, well or badly."""
 
 
 class Sync:

@@ -30,13 +30,11 @@ from dynamo_ray.sim.history import History
 from dynamo_ray.sim.journal import AppendRefusedError, Journal, Recovered, Row
 from dynamo_ray.sim.network import Network, Peer
 from dynamo_ray.sim.rebuilding import Rebuilding
+from dynamo_ray.sim.snapshots import Snapshots
 from dynamo_ray.sim.witness import Witness
 from dynamo_ray.sim.world import SECOND, World
-from dynamo_ray.storage.codec import Record
 from dynamo_ray.storage.errors import StorageError, SyncFailedError
-from dynamo_ray.storage.snapshot import NewSnapshot
 
-SNAPSHOT_S = 0.7
 RESTART_US = SECOND // 5
 LEAVE_US = 2 * SECOND
 
@@ -110,12 +108,12 @@ class StorageNode(Gossiper):
         self._sync_due = False
         self._appended_at = 0
         self._synced_at = 0
-        self.after(self._taking(self.sync_us), "incarnation", self._renewed, incarnation)
+        self.after(self.taking(self.sync_us), "incarnation", self._renewed, incarnation)
         self.after(int(times.tick_s * SECOND), "tick", self._tick)
         self.after(int(times.sync_s * SECOND), "sync due", self._sync_timer)
         self.begin_gossip()
         if self.takes_snapshots:
-            self.after(int(SNAPSHOT_S * SECOND), "snapshot", self._snapshot)
+            Snapshots(self).begin()
 
     def stop(self, power_loss: bool = False) -> None:
         """The process ends at once."""
@@ -165,7 +163,7 @@ class StorageNode(Gossiper):
             if self.journal.proved(partitions):
                 self.replica.doubted -= partitions
         except SyncFailedError:
-            self._end()
+            self.fail()
 
     def take_in(self, partition: int, message: Merge) -> None:
         """A merge of what was copied from another owner, as if it had been sent."""
@@ -218,8 +216,13 @@ class StorageNode(Gossiper):
     @property
     def has_nothing_left(self) -> bool:
         """True if it owns nothing and keeps nothing for others: it may go."""
-        is_empty = not self.replica.owned and not len(self.replica.hints) and not self._gathered
-        return self.is_known and is_empty and not self._appending and self.weight == 0
+        is_empty = not self.replica.owned and not len(self.replica.hints)
+        return self.up and is_empty and self.is_still and self.weight == 0
+
+    @property
+    def is_still(self) -> bool:
+        """True if the log has all that the machine has given it, and takes more."""
+        return self._may_append and not self._appending and not self._gathered
 
     @property
     def is_busy(self) -> bool:
@@ -253,7 +256,7 @@ class StorageNode(Gossiper):
 
         self.world.plan(RESTART_US, None, "start again", again)
 
-    def _end(self) -> None:
+    def fail(self) -> None:
         """An fsync failed: what the system dropped nobody knows, so nothing more is promised."""
         self._may_append = False
         run = self.run
@@ -294,9 +297,9 @@ class StorageNode(Gossiper):
             elif isinstance(effect, Exchange):
                 self.tell(effect.node)
             elif isinstance(effect, Publish):
-                self.after(self._taking(self.sync_us), "published", self._published, effect)
+                self.after(self.taking(self.sync_us), "published", self._published, effect)
             elif isinstance(effect, Grant):
-                self.after(self._taking(self.sync_us), "granted", self._granted, effect)
+                self.after(self.taking(self.sync_us), "granted", self._granted, effect)
             else:
                 self._renew()
         self._work()
@@ -315,7 +318,7 @@ class StorageNode(Gossiper):
         try:
             is_durable = self.journal.grant(effect.partition, effect.slot, effect.generation)
         except SyncFailedError:
-            self._end()
+            self.fail()
             return
         if is_durable:
             self.replica.doubted -= {effect.partition}
@@ -359,12 +362,12 @@ class StorageNode(Gossiper):
             self._perform(self.node.on_append_failed(cut_back=not error.unknown))
             return
         except SyncFailedError:
-            self._end()
+            self.fail()
             return
         self._appending = True
         for row in rows:
             self.witness.tell_logged(row)
-        self.after(self._taking(self.append_us), "appended", self._appended, gathered[-1].position)
+        self.after(self.taking(self.append_us), "appended", self._appended, gathered[-1].position)
 
     def _appended(self, position: int) -> None:
         self._appending = False
@@ -377,7 +380,7 @@ class StorageNode(Gossiper):
         if early := self._chance.random() < 0.5:
             if not self._is_synced():
                 return
-        self.after(self._taking(self.sync_us), "synced", self._synced, not early, *covered)
+        self.after(self.taking(self.sync_us), "synced", self._synced, not early, *covered)
 
     def _synced(self, late: bool, position: int, states: dict[bytes, bytes]) -> None:
         self._syncing = False
@@ -392,45 +395,18 @@ class StorageNode(Gossiper):
         try:
             self.journal.sync()
         except SyncFailedError:
-            self._end()
+            self.fail()
             return False
         return True
-
-    def _snapshot(self) -> None:
-        """Write every partition aside, one by one, while others go on; then cut the log."""
-        taking = None
-        if self._may_append and not self._appending and not self._gathered:
-            try:
-                taking = self.journal.begin_snapshot()
-            except SyncFailedError:
-                self._end()
-                return
-        if taking is not None:
-            self._write_aside(taking, 0)
-        self.after(int(SNAPSHOT_S * SECOND), "snapshot", self._snapshot)
-
-    def _write_aside(self, taking: NewSnapshot, partition: int) -> None:
-        try:
-            if partition < self.settings.partitions:
-                of, hints = self.replica.maps[partition], self.replica.hints.of
-                taking.write(partition, [Record(partition, k, of[k], hints(k)) for k in of])
-                partition += 1
-            elif not self._appending and not self._gathered:
-                taking.finish()
-                self.journal.cut()
-                return
-            self.after(self._taking(self.sync_us), "aside", self._write_aside, taking, partition)
-        except StorageError:
-            taking.abandon()
 
     def _renew(self) -> None:
         try:
             incarnation = self.journal.new_incarnation(self.wall_ms)
         except SyncFailedError:
-            self._end()
+            self.fail()
             return
         if incarnation is not None:
-            self.after(self._taking(self.sync_us), "incarnation", self._renewed, incarnation)
+            self.after(self.taking(self.sync_us), "incarnation", self._renewed, incarnation)
 
     def _renewed(self, incarnation: bytes) -> None:
         self._may_append, self._incarnation = True, incarnation
@@ -439,7 +415,8 @@ class StorageNode(Gossiper):
         self.node.on_incarnation(incarnation)
         self._work()
 
-    def _taking(self, typical_us: int) -> int:
+    def taking(self, typical_us: int) -> int:
+        """How long it takes this time, in µs."""
         return int(typical_us * (0.5 + self._chance.random()))
 
 

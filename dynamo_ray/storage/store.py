@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dynamo_ray.storage import identity as identities
 from dynamo_ray.storage.codec import Columns, Record, columns_of
@@ -271,10 +272,7 @@ class Store:
 
     def proved(self, partitions: Iterable[int]) -> None:
         """Compared with enough other owners: these are complete again, durably (rule 9)."""
-        identity = replace(self.identity, doubted=self.identity.doubted - frozenset(partitions))
-        with self._watching():
-            identities.save(self._disk, identity)
-        self.identity = identity
+        self._identify(doubted=self.identity.doubted - frozenset(partitions))
 
     @property
     def granted(self) -> Mapping[int, tuple[int, int]]:
@@ -283,14 +281,9 @@ class Store:
 
     def grant(self, partition: int, slot: int, generation: int) -> None:
         """Promise, durably, to keep what was given: it is complete as of now (rule 17)."""
-        identity = replace(
-            self.identity,
-            doubted=self.identity.doubted - {partition},
-            granted={**self.identity.granted, partition: (slot, generation)},
-        )
-        with self._watching():
-            identities.save(self._disk, identity)
-        self.identity = identity
+        doubted = self.identity.doubted - {partition}
+        granted = {**self.identity.granted, partition: (slot, generation)}
+        self._identify(doubted=doubted, granted=granted)
 
     def close(self) -> None:
         """Leave a log that is provably complete, and the directory to others. Idempotent."""
@@ -309,6 +302,12 @@ class Store:
     def _ready(self) -> Log:
         assert self._log is not None
         return self._log
+
+    def _identify(self, **changes: Any) -> None:
+        identity = replace(self.identity, **changes)
+        with self._watching():
+            identities.save(self._disk, identity)
+        self.identity = identity
 
     def _on_segment(self, number: int) -> None:
         self._save_reached(Reached(number))

@@ -13,10 +13,15 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.clock import Clock, Dot, writer_id
 from dynamo_ray.core.lives import Lives
+from dynamo_ray.core.membership import View
 from dynamo_ray.core.merge import merge
 from dynamo_ray.core.mint import CONCURRENT, Body, mint
+from dynamo_ray.core.ring import Ring
+from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.slots import Placement
 from dynamo_ray.core.version import (
     Kind,
     State,
@@ -36,6 +41,11 @@ Seen = frozenset[Dot]
 def node_id(letter: str) -> bytes:
     """The node id of a letter."""
     return letter.encode() * 8
+
+
+def placement(ring: Ring, settings: Settings) -> Placement:
+    """What every member knows of a cluster that was founded with this very ring."""
+    return Placement(Charter(bytes(16), "carts", settings, ring.members), View(), ring, ring)
 
 
 def incarnation(number: int) -> bytes:

@@ -19,7 +19,7 @@ from dynamo_ray.core.membership import (
 
 
 def fact(name: str, run: int = 1, role: str = NODE_ROLE, port: int = 7_000) -> Fact:
-    return Fact(run.to_bytes(14, "big"), name.encode() * 4, role, name, "10.0.0.1", port)
+    return Fact(run.to_bytes(14, "big"), 0, name.encode() * 4, role, name, "10.0.0.1", port)
 
 
 def test_the_later_incarnation_of_a_member_is_believed() -> None:

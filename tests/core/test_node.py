@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynamo_ray.core.agreeing import OWNERS
 from dynamo_ray.core.messages import (
     Code,
     Fetch,
@@ -25,7 +26,7 @@ from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member, Ring
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.upkeep import Copied, Copy
-from tests.core.histories import dot, incarnation, node_id, shown, state, version
+from tests.core.histories import dot, incarnation, node_id, placement, shown, state, version
 from tests.core.test_replica import FOREIGN, OWNED, merge_of, mint
 
 A, B = node_id("a"), node_id("b")
@@ -37,7 +38,8 @@ FETCH = Fetch([b"k"], [OWNED])
 def node(durability: str = "written") -> Node:
     settings = Settings(partitions=2, durability=durability)
     ring = Ring(2, 1, (Member(A, "a"), Member(B, "b")), (A, B))
-    made = Node(Replica(A, settings, [{}, {}], frozenset({OWNED})), settings, ring)
+    replica = Replica(A, settings, [{}, {}], frozenset({OWNED}))
+    made = Node(replica, settings, placement(ring, settings))
     made.on_incarnation(incarnation(1))
     return made
 
@@ -188,7 +190,7 @@ def test_a_hint_goes_to_its_owner_and_its_end_comes_back() -> None:
     ask(at, mint(b"k", b"v", hint_for=B, partition=FOREIGN))
     at.on_appended(1)
     held = at.replica.maps[FOREIGN][b"k"]
-    home = ToPeer(B, Merge([b"k"], [FOREIGN], [held], durable=True))
+    home = ToPeer(B, Merge([b"k"], [FOREIGN], [held], durable=True), OWNERS)
     assert at.on_tick(WALL, WALL, frozenset({B})) == []
     assert at.on_tick(WALL, WALL, frozenset()) == [home]
     for end in (Refused(Code.READ_ONLY), None):

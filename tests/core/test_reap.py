@@ -11,11 +11,12 @@ from dynamo_ray.core.node import Answer, Node, ToPeer
 from dynamo_ray.core.reap import EFFORT_A_TICK, KEYS_A_SLICE
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member, Ring
+from dynamo_ray.core.rounds import Rounds
 from dynamo_ray.core.settings import Settings, Times
 from dynamo_ray.core.sync import Sync
 from dynamo_ray.core.upkeep import Confirm, Confirmed, Reap
 from dynamo_ray.core.version import Kind, decode, digest
-from tests.core.histories import dot, incarnation, node_id, state, version, writer
+from tests.core.histories import dot, incarnation, node_id, placement, state, version, writer
 
 A, B, C, D = map(node_id, "abcd")
 RING = Ring(1, 3, tuple(Member(n, n.decode()[:1]) for n in (A, B, C, D)), (A, B, C))
@@ -33,9 +34,11 @@ def node(me: bytes = A, **held: bytes) -> Node:
     """A node that holds these keys; what it did before is fsynced."""
     maps = [{key.encode(): value for key, value in held.items()}]
     owned = frozenset({0}) if me in RING.owners(0) else frozenset[int]()
-    made = Node(Replica(me, SETTINGS, maps, owned), SETTINGS, RING)
+    made = Node(Replica(me, SETTINGS, maps, owned), SETTINGS, placement(RING, SETTINGS))
     alone = Ring(1, 1, (Member(me, "me"),), (me,))
-    made.sync = Sync(made.replica, alone, SETTINGS)  # which has nobody to compare with
+    made.sync = Sync(
+        made.replica, Rounds(me, alone, TIMES.repair_s), 1
+    )  # which has nobody to compare with
     made.on_incarnation(incarnation(1))
     return made
 
@@ -89,8 +92,9 @@ def test_nothing_younger_than_the_grace_and_nothing_alive_is_asked_about() -> No
 
 
 def test_only_the_first_owner_asks() -> None:
-    for other in (B, C, D):
+    for other in (B, C):
         assert node(other, k=TOMBSTONE).on_tick(0, LATE, NOBODY) == []
+    assert not questions(node(D, k=TOMBSTONE).on_tick(0, LATE, NOBODY))
 
 
 @pytest.mark.parametrize("away", [B, D], ids=["an owner", "any member"])
@@ -163,7 +167,9 @@ def test_an_owner_that_keeps_it_for_another_does_not_confirm() -> None:
 
 def test_another_member_confirms_that_it_holds_nothing() -> None:
     assert confirm(node(D), TOMBSTONE) == [True]
-    assert confirm(node(D, k=TOMBSTONE), TOMBSTONE) == [False]
+    at = node(D, k=TOMBSTONE)
+    at.replica.hints.add(C, b"k", 0, len(TOMBSTONE))
+    assert confirm(at, TOMBSTONE) == [False]
 
 
 def test_an_owner_by_whose_clock_it_is_too_young_does_not_confirm() -> None:

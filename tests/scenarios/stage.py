@@ -31,7 +31,7 @@ from dynamo_ray.core.requests import Desk
 from dynamo_ray.core.ring import Member, Ring
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.version import Kind, Version, clock_of, decode, values
-from tests.core.histories import incarnation
+from tests.core.histories import incarnation, placement
 
 COORDINATOR = "co"
 
@@ -60,7 +60,7 @@ class Actor:
         owned = frozenset({0}) if self.node in self.ring.owners(0) else frozenset()
         replica = Replica(self.node, self.settings, [held], owned)
         replica.load_hints({key: hints for key, (_, hints) in self.disk.items() if hints})
-        self.machine = Node(replica, self.settings, self.ring)
+        self.machine = Node(replica, self.settings, placement(self.ring, self.settings))
         self.machine.on_incarnation(incarnation(self.runs))
 
     def log(self, record: Persist) -> list[Any]:

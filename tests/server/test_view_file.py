@@ -18,7 +18,7 @@ from dynamo_ray.storage.sealed import seal_bytes
 
 MEMBER = Member(b"N" * 8, "n1")
 CHARTER = Charter(b"C" * 16, "carts", Settings(n=1, r=1, w=1, partitions=8), (MEMBER,))
-VIEW = View().with_facts([Fact(b"i" * 14, b"N" * 8, NODE_ROLE, "n1", "127.0.0.1", 7400)])
+VIEW = View().with_facts([Fact(b"i" * 14, 0, b"N" * 8, NODE_ROLE, "n1", "127.0.0.1", 7400)])
 
 
 @pytest.fixture

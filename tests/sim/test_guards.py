@@ -32,10 +32,12 @@ from dynamo_ray.core import (
     replica,
     requests,
     rounds,
+    serving,
     sync,
 )
 from dynamo_ray.core import merge as merging
 from dynamo_ray.core.attempts import Attempts
+from dynamo_ray.core.comparison import Comparison
 from dynamo_ray.core.messages import Code, Fetch, Fetched, Merge, Mint, Send
 from dynamo_ray.core.plain import Plain
 from dynamo_ray.core.remains import may_leave
@@ -553,7 +555,7 @@ def _holding(always: Callable[[replica.Replica, int], bool]) -> Callable[[Patch]
                 return confirmed(self, to, message, limit_ms)
 
         whole, confirmed = forget._holds, forget.confirm
-        patch.setattr(node, "confirm", confirm)
+        patch.setattr(serving, "confirm", confirm)
 
     return remove
 
@@ -569,7 +571,7 @@ def reaped_whatever_it_is_now(patch: Patch) -> None:
             return whole(self, to, message)
 
     whole = forget.reap
-    patch.setattr(node, "reap", reap)
+    patch.setattr(serving, "reap", reap)
 
 
 def the_absent_not_asked(patch: Patch) -> None:
@@ -632,11 +634,11 @@ def confirmed_before_the_fsync(patch: Patch) -> None:
         return [replace(reply, durable=False)]
 
     whole = forget.confirm
-    patch.setattr(node, "confirm", confirm)
+    patch.setattr(serving, "confirm", confirm)
 
 
 def whatever_differs_is_left(patch: Patch) -> None:
-    def on_compared(self: sync.Sync, current: sync.Comparison, reply: Compared) -> bool:
+    def on_compared(self: sync.Sync, current: Comparison, reply: Compared) -> bool:
         current.is_compared = True
         return True
 
@@ -666,13 +668,13 @@ def what_came_is_kept_for_later(patch: Patch) -> None:
     """A machine that keeps states from one message to the next, and merges them some day."""
 
     def take_in(
-        self: sync.Sync, current: sync.Comparison, question: Fetch, reply: Fetched
+        self: sync.Sync, current: Comparison, question: Fetch, reply: Fetched
     ) -> Sequence[object]:
         kept.setdefault(id(self), []).append((self._now_ms, question, reply.states))
         return whole_take_in(self, current, question, reply)
 
-    def on_tick(self: sync.Sync, now_ms: int, unreachable: frozenset[bytes]) -> list[object]:
-        effects: list[object] = list(whole_on_tick(self, now_ms, unreachable))
+    def on_tick(self: sync.Sync, now_ms: int) -> list[object]:
+        effects: list[object] = list(whole_on_tick(self, now_ms))
         for at_ms, question, states in kept.get(id(self), []):
             if at_ms + 1_500 <= now_ms and question.keys[0] not in self._replica.maps[0]:
                 late = Merge(question.keys[:1], question.partitions[:1], states[:1])

@@ -25,7 +25,9 @@ class Echo(Peer):
         super().__init__(network.world, network, name)
         self.told: list[Any] = []
 
-    def on_call(self, src: Peer, call: int, message: Any, expires_ms: int) -> None:
+    def on_call(
+        self, src: Peer, call: int, message: Any, expires_ms: int, epoch: bytes | None
+    ) -> None:
         self.told.append((message, expires_ms - self.mono_ms))
         self.answer(src, call, message)
 
