@@ -141,7 +141,8 @@ class CoordinatorActor(MemberActor):
 
     def describe(self, wait_s: float = 0.0) -> dict[str, Any]:
         """As any member, until it leaves."""
-        if self.leaving:
+        server = self.hosted.server
+        if self.leaving or (server is not None and server.leaving):
             return {"state": LEAVING, "pid": os.getpid()}
         return super().describe(wait_s)
 

@@ -4,8 +4,9 @@ A pool of N is named c1 to cN, so that a command repeated, or given twice at onc
 A coordinator leaves with a *last word*: its fact once more, later and without a host. Like any fact
 it is merged by maximum, spread by gossip and kept on disk (DESIGN rule 15), so nobody goes on
 looking for who has left, and a view that has not heard of it yet does not bring it back. A
-coordinator that serves contradicts a last word that is said of it: so a later run of the same name
-counts, whatever the clocks of two machines show.
+coordinator contradicts the last word of an earlier run of its name, so the later run counts
+whatever the clocks of two machines show; one that hears its own, said for it because it did not
+answer, obeys.
 
     c3 starts ─ fact(host) ─► serves ─ last word ─► left ─ starts again: a later fact ─► serves
 """
@@ -68,12 +69,14 @@ def last_word(fact: Fact, wall_ms: int) -> Fact:
     return replace(fact, incarnation=incarnation, host=NOWHERE)
 
 
-def contradiction(fact: Fact, view: View, wall_ms: int, chance: bytes) -> Fact | None:
-    """The fact of a coordinator that serves, said again if the view has its last word."""
-    known = next((one for one in view.coordinators() if one.name == fact.name), fact)
-    if known.host != NOWHERE:
-        return None
-    return replace(fact, incarnation=_later(known.incarnation, wall_ms, chance))
+def last_word_on(name: str, view: View) -> Fact | None:
+    """The last word of the coordinator of that name, if it has left."""
+    return next((fact for fact in view.coordinators() if fact.name == name and _left(fact)), None)
+
+
+def contradiction(fact: Fact, word: Fact, wall_ms: int, chance: bytes) -> Fact:
+    """A coordinator's fact, said again later than the last word of an earlier run of its name."""
+    return replace(fact, incarnation=_later(word.incarnation, wall_ms, chance))
 
 
 def last_words(view: View, staying: Collection[str], wall_ms: int) -> View:
@@ -84,7 +87,7 @@ def last_words(view: View, staying: Collection[str], wall_ms: int) -> View:
 
 def serving(view: View) -> list[Fact]:
     """The coordinators that have not left, in the order of their names."""
-    return [fact for fact in view.coordinators() if fact.host != NOWHERE]
+    return [fact for fact in view.coordinators() if not _left(fact)]
 
 
 def asking_order(outstanding: Sequence[int], turn: int) -> list[int]:
@@ -103,6 +106,10 @@ def asking_order(outstanding: Sequence[int], turn: int) -> list[int]:
         one, other = other, one
     turned: Iterable[int] = (i % count for i in range(turn, turn + count)) if count > 2 else ()
     return [one, other, *(i for i in turned if i not in (one, other))]
+
+
+def _left(fact: Fact) -> bool:
+    return fact.host == NOWHERE
 
 
 def _later(incarnation: bytes, wall_ms: int, chance: bytes) -> bytes:

@@ -20,7 +20,7 @@ from dynamo_ray.core.coordinator import Coordinator, Out, ToNode
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
 from dynamo_ray.core.membership import COORDINATOR_ROLE, Fact, View
 from dynamo_ray.core.messages import Code, Refused
-from dynamo_ray.core.pool import CHANCE_BYTES, contradiction, last_word
+from dynamo_ray.core.pool import CHANCE_BYTES, contradiction, last_word, last_word_on
 from dynamo_ray.core.requests import Desk
 from dynamo_ray.server.member import Member, reply_to, wall_ms
 from dynamo_ray.wire.errors import Failure
@@ -71,13 +71,15 @@ class CoordinatorServer(Member):
         self._perform(self.coordinator.on_suspected(suspected, new, now, wall_ms()))
 
     def on_view(self) -> None:
-        """Contradict whoever says that this coordinator has left."""
-        if self.fact is None or self.leaving:
+        """Obey a last word that is said of this run, contradict one of an earlier run."""
+        word = last_word_on(self.fact.name, self.view) if self.fact is not None else None
+        if self.fact is None or word is None:
             return
-        said = contradiction(self.fact, self.view, wall_ms(), os.urandom(CHANCE_BYTES))
-        if said is not None:
-            self.fact = said
-            self.view = self.view.with_facts([said])
+        if word.member == self.me:
+            self.leaving = True
+        else:
+            self.fact = contradiction(self.fact, word, wall_ms(), os.urandom(CHANCE_BYTES))
+            self.view = self.view.with_facts([self.fact])
 
     def on_tick(self) -> None:
         """End what has run out of time."""

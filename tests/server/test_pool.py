@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,16 +143,38 @@ def test_one_that_leaves_does_not_wait_for_ever(tmp_path: Path) -> None:
     run(story())
 
 
-def test_a_coordinator_that_serves_contradicts_its_last_word(tmp_path: Path) -> None:
-    """A command that was slow may say it of the next run of that name."""
+def test_who_refuses_at_once_does_not_draw_everything(tmp_path: Path) -> None:
+    """It never has anything outstanding; and it has not said that it leaves."""
+
+    async def story() -> None:
+        async with Loopback(tmp_path, nodes=3) as cluster:
+            client = await cluster.connect()
+            await until(lambda: size(client) == 2)
+            refusing = cluster.coordinators["c1"]
+            refusing.leaving = True
+            async with Load(client, workers=4) as load:
+                await load.more(400)
+            assert load.errors == [] and size(client) == 2
+            assert refusing.requests < 60, "a few each 0.2 s"
+
+    run(story())
+
+
+def test_a_coordinator_contradicts_the_last_word_of_an_earlier_run(tmp_path: Path) -> None:
+    """By a clock that is far ahead; the last word of its own run it obeys."""
 
     async def story() -> None:
         async with Loopback(tmp_path, nodes=3) as cluster:
             client = await cluster.connect()
             node = cluster.nodes["n1"]
-            node.learn(last_words(node.view, ("c2",), 2**47))  # by a clock that is far ahead
+            earlier = [replace(one, member=b"an earlier run") for one in serving(node.view)]
+            node.learn(last_words(View().with_facts(earlier), ("c2",), 2**47))
             await until(lambda: names(node.view) == ["c1", "c2"])
             await until(lambda: names(client.session.view) == ["c1", "c2"])
+            assert not cluster.coordinators["c1"].leaving
+            node.learn(last_words(node.view, ("c2",), 0))
+            await until(lambda: cluster.coordinators["c1"].leaving)
+            await until(lambda: names(client.session.view) == ["c2"])
 
     run(story())
 
