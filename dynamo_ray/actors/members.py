@@ -147,9 +147,12 @@ class CoordinatorActor(MemberActor):
         return super().describe(wait_s)
 
     def leave(self, timeout_s: float) -> bool:
-        """Leave the pool: finish what is in flight, at most so long, and close."""
-        self.leaving = True
-        if self.hosted.server is not None:
+        """Leave the pool: finish what is in flight, at most so long, and close.
+
+        Told again, it closes at once.
+        """
+        first, self.leaving = not self.leaving, True
+        if first and self.hosted.server is not None:
             self.hosted.run(self.hosted.server.leave(timeout_s))
         return self.stop()
 
