@@ -9,7 +9,20 @@ from typing import Any, NoReturn
 
 import typer
 
-from . import backup, bulk, cluster, copies, demo, directories, keys, nodes, places, rings, simulate
+from . import (
+    backup,
+    bulk,
+    cluster,
+    coordinators,
+    copies,
+    demo,
+    directories,
+    keys,
+    nodes,
+    places,
+    rings,
+    simulate,
+)
 from .exits import Exit, ending_of
 from .options import command, remember_target
 from .render import say
@@ -29,8 +42,8 @@ def _application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     remember_target(application)
-    parts = (cluster, nodes, directories, keys, bulk, backup, places, rings, copies, simulate, demo)
-    for part in parts:
+    parts = (cluster, nodes, coordinators, directories, keys, bulk, backup)
+    for part in (*parts, places, rings, copies, simulate, demo):
         part.add_to(application)
     command(application, "version", rich_help_panel="Try it")(places.version)
     return application

@@ -13,6 +13,9 @@ import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,18 @@ from dynamo_ray import changing
 from dynamo_ray.blocking import Client
 from dynamo_ray.changing import Moved
 from dynamo_ray.client import AsyncClient
-from dynamo_ray.config import Profile, check_name, home, remove_profile, save_profile
+from dynamo_ray.config import (
+    Profile,
+    check_name,
+    home,
+    load_profile,
+    remove_profile,
+    save_profile,
+)
 from dynamo_ray.connecting import Way, client_of, credentials_of, open_async
 from dynamo_ray.core.charter import Charter
-from dynamo_ray.core.membership import view_from
+from dynamo_ray.core.membership import merge_views, view_from
+from dynamo_ray.core.pool import PoolError, Scaling, last_words, pool_of
 from dynamo_ray.errors import (
     BadRequestError,
     ClusterExistsError,
@@ -86,6 +97,33 @@ class Cluster:
         if not 0 < timeout_s <= 86_400:
             raise BadRequestError(f"timeout_s is {timeout_s:g}; give 0 to 86400 seconds")
         return fleet.snapshot(self.name, known if nodes is None else nodes, timeout_s)
+
+    def scale_coordinators(
+        self, count: int, *, host: str | None = None, dry_run: bool = False
+    ) -> Scaling:
+        """Make the pool of coordinators as large as `count`, 1 to 64; what is started and ended.
+
+        It is c1 to cN then: one of these that is gone for good is started, too. Who ends finishes
+        what it has begun, for at most five seconds; clients go to the others, with the same put
+        ids. New ones listen at `host`, by default where the others do; clients see a change within
+        about five seconds. `dry_run` only plans.
+
+        Raises BadRequestError for a count that cannot be, UnavailableError if one does not start.
+        """
+        from dynamo_ray.actors import fleet, pool
+
+        with _said_in_words():
+            pool_of(count)
+        made = pool.plan(self.name, count)
+        if dry_run:
+            return made
+        place = fleet.locate(self.name)
+        place = pool.scale(place, made, host or place.host)
+        self.addresses = place.addresses
+        profile = load_profile(self.name)
+        if profile is not None and profile.cluster_id == self.charter.cluster_id.hex():
+            save_profile(replace(profile, addresses=self.addresses))
+        return made
 
     def kill_node(self, name: str) -> int:
         """SIGKILL a storage node's process, for drills; its pid. Ray starts it again in place."""
@@ -226,11 +264,14 @@ def start(
     Ray that this process is connected to, or the one at `ray_address` or RAY_ADDRESS, or starts a
     local one.
 
-    Raises SettingsError, ClusterExistsError (unless `exist_ok`), DataDirectoryError.
+    Raises SettingsError, BadRequestError, ClusterExistsError (unless `exist_ok`),
+    DataDirectoryError.
     """
     from dynamo_ray.actors import fleet
 
     check_name(name)
+    with _said_in_words():
+        pool = pool_of(coordinators)
     given = {"n": n, "r": r, "w": w, "partitions": partitions, "durability": durability}
     settings: dict[str, Any] = {what: one for what, one in given.items() if one is not None}
     settings |= {"limits": limits or {}, "times": times or {}}
@@ -248,7 +289,7 @@ def start(
         return cluster
     founded = found(folder, name, said)
     try:
-        cluster = _launch(founded, host, coordinators)
+        cluster = _launch(founded, host, pool)
     except ClusterExistsError:
         if not exist_ok:
             raise
@@ -322,6 +363,15 @@ def client_at(addresses: Sequence[str], token: str, **defaults: Any) -> Client:
     return client_of(Way(address=",".join(addresses), token=token, defaults=settled))
 
 
+@contextmanager
+def _said_in_words() -> Iterator[None]:
+    """A pool that cannot be is a bad request."""
+    try:
+        yield
+    except PoolError as error:
+        raise BadRequestError(str(error)) from error
+
+
 def _ray_is_there(ray_address: str | None) -> bool:
     """True if `start` will use a Ray that runs already."""
     from dynamo_ray.actors import fleet
@@ -342,8 +392,9 @@ def _ensure_ray(ray_address: str | None) -> bool:
     return False
 
 
-def _launch(founded: Founded, host: str, coordinators: int) -> Cluster:
-    from dynamo_ray.actors import fleet
+def _launch(founded: Founded, host: str, names: Sequence[str]) -> Cluster:
+    """Start the nodes, and then the coordinators of these names."""
+    from dynamo_ray.actors import fleet, pool
 
     charter, folder, name = founded.charter, founded.folder, founded.charter.name
     founding: dict[str, Any] = {
@@ -352,28 +403,24 @@ def _launch(founded: Founded, host: str, coordinators: int) -> Cluster:
         "view": founded.placement.view.to_rows(),
         "first_start": founded.is_new,
     }
-    handles: list[Any] = []
+    nodes: dict[str, Any] = {}
+    coordinators: list[Any] = []
     try:
-        nodes = {}
         for m in founded.placement.ring.members:
             given = founding, fleet.row_of(m), str(folder / m.name), host
             nodes[m.name] = fleet.create(name, fleet.NODE, m.name, *given)
-            handles.append(nodes[m.name])
         described = fleet.wait_until_up(nodes)
-        rows = fleet.together(described)
-        fleet.teach(list(nodes.values()), rows)
-        founding = {**founding, "view": rows}
-        pool = {}
-        for one in (f"c{i + 1}" for i in range(coordinators)):
-            pool[one] = fleet.create(name, fleet.COORDINATOR, one, founding, one, host)
-            handles.append(pool[one])
-        described |= fleet.wait_until_up(pool)
-        rows = fleet.together(described)
-        fleet.teach(handles, rows)
+        views = [view_from(one["view"]) for one in described.values()]
+        # The nodes may remember coordinators of an earlier start, and of a larger pool.
+        view = last_words(reduce(merge_views, views), names, time.time_ns() // 1_000_000)
+        fleet.teach(list(nodes.values()), view.to_rows())
+        place = fleet.Place(charter, view, founded.secrets)
+        coordinators, view = pool.begin(place, names, host)
+        fleet.teach([*nodes.values(), *coordinators], view.to_rows())
     except BaseException:
-        fleet.stop(handles)
+        fleet.stop([*nodes.values(), *coordinators])
         raise
-    place = fleet.Place(charter, view_from(rows), founding["secrets"])
+    place = fleet.Place(charter, view, founded.secrets)
     cluster = Cluster(charter, place.addresses, place.token, str(folder))
     _write_profile(cluster)
     return cluster

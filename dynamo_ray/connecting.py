@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from dynamo_ray.blocking import Client
+from dynamo_ray.channels import Channel, Opens
 from dynamo_ray.client import AsyncClient
 from dynamo_ray.errors import AuthenticationError, BadRequestError, ClusterNotFoundError
 from dynamo_ray.resolvers import Resolver
 from dynamo_ray.rows import answers, seconds
-from dynamo_ray.session import Channel, Session
+from dynamo_ray.session import Session
 from dynamo_ray.wire.errors import TokenError
 from dynamo_ray.wire.keys import Credentials, client_credentials
 from dynamo_ray.wire.options import Options
@@ -144,9 +146,9 @@ async def _session(way: Way, members_only: bool) -> Session:
     seeds = [parse_address(one) for one in (way.address or "").split(",") if one]
     if not seeds:
         raise ClusterNotFoundError(f"cluster {way.name!r} has no address; is it running?")
-    channels = await _channels(way, seeds)
+    channels, opens = await _channels(way)
     options = Options(interval_s=0.5, missed_pings=10)
-    session = Session(seeds, credentials_of(way.token or ""), channels, options)
+    session = Session(seeds, credentials_of(way.token or ""), channels, options, opens)
     # Who asks for little time does not wait long for a cluster that is not there either.
     asked_s = dict(way.defaults).get("timeout_s")
     await session.open(min(CONNECT_S, asked_s or CONNECT_S), members_only)
@@ -180,16 +182,17 @@ def ray_in_use() -> bool:
     return bool(ray is not None and ray.is_initialized()) or "RAY_ADDRESS" in os.environ
 
 
-async def _channels(way: Way, seeds: list[tuple[str, int]]) -> dict[str, Channel] | None:
-    """The special ways to a coordinator; None for the ordinary one, over the wire."""
+async def _channels(way: Way) -> tuple[dict[str, Channel] | None, Opens | None]:
+    """The special ways to coordinators, and to those that come later; None for the wire's."""
+    name = way.name or ""
     if way.transport == "ray":
-        from dynamo_ray.actors.doors import ray_channels
+        from dynamo_ray.actors.doors import ray_channel, ray_channels
 
-        return ray_channels(way.name or "")
+        return ray_channels(name), partial(ray_channel, name)
     if way.coordination == "client":
         from dynamo_ray.actors.fleet import locate
         from dynamo_ray.server.embedded import embedded_channel
 
-        place = locate(way.name or "")
-        return {"here": await embedded_channel(place.charter, place.secrets, place.view)}
-    return None
+        place = locate(name)
+        return {"here": await embedded_channel(place.charter, place.secrets, place.view)}, None
+    return None, None

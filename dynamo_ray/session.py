@@ -1,8 +1,8 @@
 """A client's conversation with a cluster's coordinators, inside one asyncio loop.
 
-It knows where the coordinators are (any member tells the view), keeps a connection to each, and
-runs every request through core/attempts.py: lost coordinators are replaced by others, with the same
-put ids. Single operations that are submitted in one turn of the loop leave together (natural
+It knows where the coordinators are (any member tells the view), keeps a way to each (channels.py),
+and runs every request through core/attempts.py: lost coordinators are replaced by others, with the
+same put ids. Single operations that are submitted in one turn of the loop leave together (natural
 batching: no timer, no delay when idle); while many batches are under way, those that come wait for
 a place and so leave together too.
 """
@@ -14,13 +14,15 @@ import contextlib
 import json
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
-from dynamo_ray.core.attempts import Answered, Ask, Attempts
+from dynamo_ray.channels import Channel, Channels, OnFailure, OnReply, Opens
+from dynamo_ray.core.attempts import NOT_BEGUN, Answered, Ask, Attempts
 from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
 from dynamo_ray.core.kinds import VIEW
-from dynamo_ray.core.membership import View, merge_views, view_from
+from dynamo_ray.core.membership import Fact, View, merge_views, view_from
 from dynamo_ray.core.messages import Code, Refused
 from dynamo_ray.core.slots import Placement, placed
 from dynamo_ray.errors import AuthenticationError, ClusterNotFoundError
@@ -36,32 +38,8 @@ ASK_S = 0.5
 GRACE_S = 0.25
 PATIENCE_S = 0.2
 LEAST_PATIENCE_S = 0.05
+REST_S = 0.2
 TOO_LATE = Refused(Code.EXPIRED, "no coordinator could be asked in time")
-
-OnReply = Callable[[int, list[Any]], None]
-OnFailure = Callable[[Failure], None]
-
-
-class Channel(Protocol):
-    """A way to a coordinator: a wire connection, a Ray actor, or one in this very process."""
-
-    @property
-    def connected(self) -> bool: ...
-
-    def call(
-        self,
-        kind: int,
-        fields: Sequence[Any],
-        on_reply: OnReply,
-        on_failure: OnFailure,
-        timeout_s: float | None = None,
-    ) -> int: ...
-
-    def listen(self) -> Callable[[], bool]: ...
-
-    def remote_expiry(self, timeout_ms: int) -> int: ...
-
-    def close(self) -> None: ...
 
 
 class Session:
@@ -73,17 +51,19 @@ class Session:
         credentials: Credentials | None,
         channels: dict[str, Channel] | None = None,
         options: Options | None = None,
+        opens: Opens | None = None,
     ) -> None:
+        """By the wire, or by `channels`, and to who comes later by what `opens` gives."""
         self.view = View()
         self.charter: dict[str, Any] = {}
         self._seeds = list(seeds)
         self._credentials = credentials
         self._options = options or Options(interval_s=1.0)
-        self._channels: dict[str, Channel] = dict(channels or {})
-        self._fixed = bool(channels)
+        self._by_wire = not channels
+        self._follows = self._by_wire or opens is not None
+        opens = self._peer_of if self._by_wire else opens
+        self._channels = Channels(channels or {}, opens, random.randrange(1 << 16))
         self._seed_peers: list[Peer] = []
-        self._next = random.randrange(1 << 16)
-        self._silent: dict[Channel, Callable[[], bool]] = {}
         self._pending = 0
         self._idle = asyncio.Event()
         self._lost = asyncio.Event()
@@ -100,8 +80,9 @@ class Session:
 
         Raises ClusterNotFoundError if none answers, AuthenticationError if the token is wrong.
         """
-        if self._fixed:
+        if not self._by_wire:
             await self._ask_charter(timeout_s)
+            self._stay_fresh()
             return
         assert self._credentials is not None
         self._seed_peers = [self._peer(address) for address in self._seeds]
@@ -123,7 +104,11 @@ class Session:
             await asyncio.sleep(0.02)
         if not members_only:
             await self._first_coordinator(deadline)
-        self._refreshing = asyncio.get_running_loop().create_task(self._keep_fresh())
+        self._stay_fresh()
+
+    def _stay_fresh(self) -> None:
+        if self._follows:
+            self._refreshing = asyncio.get_running_loop().create_task(self._keep_fresh())
 
     def _give_up_if_refused(self) -> None:
         """Raise AuthenticationError if one refused, now that nobody else is left to answer.
@@ -141,8 +126,7 @@ class Session:
             self._refreshing.cancel()
         for peer in self._seed_peers:
             peer.close()
-        for channel in self._channels.values():
-            channel.close()
+        self._channels.close()
 
     async def drain(self, timeout_s: float) -> None:
         """Wait, at most so long, until nothing is in flight."""
@@ -167,14 +151,8 @@ class Session:
         raise ClusterNotFoundError("no coordinator answers; is the cluster running?")
 
     def _ordered(self) -> list[Channel]:
-        """The coordinators to try, connected ones first, beginning with another one each time."""
-        channels = list(self._channels.values())
-        self._next += 1
-        turn = self._next % max(1, len(channels))
-        ordered = channels[turn:] + channels[:turn]
-        if self._silent or not all([channel.connected for channel in ordered]):
-            silent = self._silent = {c: lives for c, lives in self._silent.items() if not lives()}
-            ordered.sort(key=lambda channel: (not channel.connected, channel in silent))
+        """The coordinators in the order in which to ask them."""
+        ordered = self._channels.ordered()
         if not ordered or not ordered[0].connected:
             self._lost.set()
         return ordered
@@ -188,7 +166,7 @@ class Session:
                     "the cluster's members answer, but no coordinator can be reached"
                 )
             await asyncio.sleep(0.005)
-            if not self._channels:
+            if not len(self._channels):
                 await self._refresh()
 
     async def _ask_charter(self, timeout_s: float) -> None:
@@ -216,15 +194,18 @@ class Session:
             pause_s = min(REFRESH_S, 2 * pause_s)
             await asyncio.sleep(LOST_S)
             self._lost.clear()
-            if not await self._refresh():
+            if await self._refresh():
+                self._let_go_of_seeds()
+            elif self._by_wire:
                 self._turn_to_nodes()
 
     def _turn_to_nodes(self) -> None:
         """Nobody known answers: storage nodes keep their addresses, and know the view."""
         known = {peer.address for peer in self._seed_peers}
-        for fact in self.view.nodes().values():
-            if (fact.host, fact.port) not in known:
-                peer = self._peer((fact.host, fact.port))
+        nodes = [(fact.host, fact.port) for fact in self.view.nodes().values()]
+        for address in dict.fromkeys([*self._seeds, *nodes]):
+            if address not in known:
+                peer = self._peer(address)
                 self._seed_peers.append(peer)
                 peer.start()
 
@@ -232,14 +213,20 @@ class Session:
         """Who owns what, as far as this session knows. Raises CharterError."""
         return placed(charter_from(self.charter), self.view)
 
+    def _let_go_of_seeds(self) -> None:
+        """Others answer: try no longer where nobody does, as that member may have left for good."""
+        for peer in self._seed_peers:
+            if peer.problem is not None and not peer.connected:
+                peer.close()
+        self._seed_peers = [peer for peer in self._seed_peers if not peer.closed]
+
     async def _refresh(self) -> bool:
         """Ask members for the view until one answers."""
-        peers = [c for c in self._channels.values() if isinstance(c, Peer)] + self._seed_peers
-        silent = {channel.address for channel in self._silent if isinstance(channel, Peer)}
-        for peer in sorted(peers, key=lambda peer: peer.address in silent):
-            if not peer.connected and not await peer.wait_connected(0.02):
+        channels = self._channels
+        for one in sorted([*channels.values(), *self._seed_peers], key=channels.is_unwell):
+            if not one.connected and not (isinstance(one, Peer) and await one.wait_connected(0.02)):
                 continue
-            answer = await _answer_of(peer, ASK_S)
+            answer = await _answer_of(one, ASK_S)
             if answer is not None:
                 self._learn(answer)
                 return True
@@ -251,16 +238,12 @@ class Session:
             self.charter = dict(json.loads(fields[1]))
         except (ValueError, TypeError, IndexError):
             return
-        if self._fixed:
-            return
-        for fact in self.view.coordinators():
-            channel = self._channels.get(fact.name)
-            if channel is None:
-                peer = self._peer((fact.host, fact.port))
-                self._channels[fact.name] = peer
-                peer.start()
-            elif isinstance(channel, Peer):
-                channel.set_address((fact.host, fact.port))
+        self._channels.follow(self.view)
+
+    def _peer_of(self, fact: Fact) -> Peer:
+        peer = self._peer((fact.host, fact.port))
+        peer.start()
+        return peer
 
     def _peer(self, address: tuple[str, int]) -> Peer:
         assert self._credentials is not None
@@ -271,8 +254,17 @@ class Session:
 
     def _found_silent(self, channel: Channel, lives: Callable[[], bool]) -> None:
         """Ask the others first, until something is heard of it, and look for more of them."""
-        self._silent[channel] = lives
+        self._channels.ask_last(channel, lives)
         self._lost.set()
+
+    def _found_unwell(self, channel: Channel) -> None:
+        """It refused without beginning, or was lost: who fails at once never has much to do.
+
+        So for a moment the others are asked first; and it may have left.
+        """
+        loop = asyncio.get_running_loop()
+        rested_at = loop.time() + REST_S
+        self._found_silent(channel, lambda: loop.time() > rested_at)
 
     def _begun(self) -> None:
         self._pending += 1
@@ -298,6 +290,7 @@ class _Asking:
         "_patience_s",
         "_session",
         "_timer",
+        "_work",
     )
 
     def __init__(
@@ -310,6 +303,7 @@ class _Asking:
         self._session = session
         self._on_answer = on_answer
         self._machine = Attempts(message, session._ordered())
+        self._work = len(message.keys)
         self._asked: Channel | None = None
         loop = asyncio.get_running_loop()
         self._ends_at = loop.time() + timeout_s + GRACE_S
@@ -361,24 +355,30 @@ class _Asking:
         if left_s <= 0:
             self._perform(self._machine.on_reply(TOO_LATE))
             return
-        self._asked = effect.coordinator
-        expires_ms = effect.coordinator.remote_expiry(int(left_s * 1000))
-        effect.coordinator.call(
+        channel = self._asked = effect.coordinator
+        self._session._channels.begun(channel, self._work)
+        channel.call(
             effect.message.KIND,
-            (expires_ms, *to_fields(effect.message)),
-            self._on_reply,
-            self._on_failure,
+            (channel.remote_expiry(int(left_s * 1000)), *to_fields(effect.message)),
+            partial(self._on_reply, channel),
+            partial(self._on_failure, channel),
             left_s + 2 * GRACE_S,
         )
 
-    def _on_reply(self, kind: int, fields: list[Any]) -> None:
+    def _on_reply(self, channel: Channel, kind: int, fields: list[Any]) -> None:
+        self._session._channels.ended(channel, self._work)
         try:
             message = from_fields(kind, fields)
         except BadMessageError as error:
             message = Refused(Code.UNKNOWN, f"the answer could not be read: {error}")
+        if isinstance(message, Refused) and message.code in NOT_BEGUN:
+            self._session._found_unwell(channel)
         self._perform(self._machine.on_reply(message))
 
-    def _on_failure(self, failure: Failure) -> None:
+    def _on_failure(self, channel: Channel, failure: Failure) -> None:
+        self._session._channels.ended(channel, self._work)
+        if failure is Failure.LOST:
+            self._session._found_unwell(channel)
         if failure is Failure.OVERLOADED:
             refused = Refused(Code.OVERLOADED, "too much waits to be sent to the coordinator")
             self._perform(self._machine.on_reply(refused))

@@ -15,6 +15,7 @@ from typing import Any
 from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.kinds import STATUS, STATUSED
 from dynamo_ray.core.membership import Fact
+from dynamo_ray.core.pool import serving
 from dynamo_ray.session import Session
 from dynamo_ray.wire.errors import CallError, WireError
 from dynamo_ray.wire.greeting import connect
@@ -75,7 +76,8 @@ class Status:
 async def status(session: Session, credentials: Credentials) -> Status:
     """Ask every member; bounded by about two seconds."""
     charter = charter_from(session.charter)
-    facts = list(session.view.facts.values())
+    pool = serving(session.view)
+    facts = [*session.view.nodes().values(), *pool]
     answers = await asyncio.gather(*(_ask(fact, credentials) for fact in facts))
     known = {fact.name: answer for fact, answer in zip(facts, answers, strict=True)}
     ring = session.placement().ring
@@ -85,8 +87,7 @@ async def status(session: Session, credentials: Credentials) -> Status:
         for member in sorted(ring.members, key=lambda member: _numbered(member.name))
     ]
     coordinators = [
-        {"name": f.name, "address": f"{f.host}:{f.port}", **(known.get(f.name) or {})}
-        for f in session.view.coordinators()
+        {"name": f.name, "address": f"{f.host}:{f.port}", **(known.get(f.name) or {})} for f in pool
     ]
     for one in coordinators:
         one["state"] = (known.get(one["name"]) or {"state": "down"}).get("state", "up")

@@ -29,7 +29,8 @@ CORE_IMPORTS = frozenset(
 # Part of the house -> the parts that it may import. A part is a package or a module at the top of
 # dynamo_ray; `dynamo_ray` itself is the __init__ with the public names. Each may import itself.
 BASE = {"core", "errors"}
-CLIENT = {"batching", "found", "outcomes", "resolvers", "rows", "session", "wire"} | BASE
+CLIENT = {"batching", "channels", "found", "outcomes", "resolvers", "rows", "session"} | BASE
+CLIENT |= {"wire"}
 LAYERS: dict[str, set[str]] = {
     "core": set(),
     "errors": {"core"},
@@ -47,7 +48,8 @@ LAYERS: dict[str, set[str]] = {
     "found": {"resolvers"} | BASE,
     "outcomes": BASE,
     "rows": BASE,
-    "session": {"wire"} | BASE,
+    "channels": {"wire"} | BASE,
+    "session": {"channels", "wire"} | BASE,
     "client": CLIENT,
     "blocking": {"client"} | CLIENT,
     "survey": {"client"} | CLIENT,

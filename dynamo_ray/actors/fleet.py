@@ -24,6 +24,7 @@ from dynamo_ray.actors.local_ray import own_handlers
 from dynamo_ray.actors.members import CoordinatorActor, NodeActor
 from dynamo_ray.core.charter import Charter, charter_from
 from dynamo_ray.core.membership import View, merge_views, view_from
+from dynamo_ray.core.pool import serving
 from dynamo_ray.core.ring import Member
 from dynamo_ray.errors import (
     AuthenticationError,
@@ -60,9 +61,14 @@ class Place:
         return client_token(self.secrets[0])
 
     @property
+    def host(self) -> str:
+        """Where its members listen: its first coordinator, or else its first node."""
+        return [*serving(self.view), *self.view.nodes().values()][0].host
+
+    @property
     def addresses(self) -> list[str]:
         """Where members listen, coordinators first."""
-        facts = [*self.view.coordinators(), *self.view.nodes().values()]
+        facts = [*serving(self.view), *self.view.nodes().values()]
         return [f"{fact.host}:{fact.port}" for fact in facts]
 
 

@@ -78,7 +78,10 @@ class Hosted:
         call, kind, *fields = msgpack.unpackb(request, raw=False, use_list=True)
         ended: concurrent.futures.Future[bytes] = concurrent.futures.Future()
         caller = _Caller(role, ended)
-        self._loop.call_soon_threadsafe(self._hand_over, caller, call, kind, fields)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._hand_over, caller, call, kind, fields)
+        else:
+            caller.reply(call, Refused.KIND, (int(Code.NOT_READY), "the member has closed"))
         return ended.result(DOOR_S)
 
     def _hand_over(self, caller: _Caller, call: int, kind: int, fields: list[Any]) -> None:
@@ -91,7 +94,9 @@ class Hosted:
             caller.fail(error)
 
     def close(self) -> None:
-        """Close the server and end the thread, bounded in time."""
+        """Close the server and end the thread, bounded in time; once is enough."""
+        if not self._thread.is_alive():
+            return
         if self.server is not None:
             self.run(self.server.close())
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -16,6 +16,7 @@ import ray
 from dynamo_ray.actors.hosting import Hosted
 from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.membership import View, view_from
+from dynamo_ray.core.pool import LEAVING
 from dynamo_ray.core.ring import Member as RingMember
 from dynamo_ray.server.coordinator import open_coordinator
 from dynamo_ray.server.member import Member, monotonic_ms
@@ -48,7 +49,7 @@ class MemberActor:
 
     def introduce(self) -> Founding:
         """All that somebody inside this Ray cluster needs to join as a client or coordinator."""
-        described = self.hosted.describe(5.0)
+        described = self.describe(5.0)
         rows = described.get("view", self.founding["view"])
         return {"charter": self.founding["charter"], "secrets": self.secrets, "view": rows}
 
@@ -144,7 +145,25 @@ class CoordinatorActor(MemberActor):
 
     def __init__(self, founding: Founding, name: str, host: str) -> None:
         self.host = host
+        self.leaving = False
         super().__init__(founding, name)
+
+    def describe(self, wait_s: float = 0.0) -> dict[str, Any]:
+        """As any member, until it leaves."""
+        server = self.hosted.server
+        if self.leaving or (server is not None and server.leaving):
+            return {"state": LEAVING, "pid": os.getpid()}
+        return super().describe(wait_s)
+
+    def leave(self, timeout_s: float) -> bool:
+        """Leave the pool: finish what is in flight, at most so long, and close.
+
+        Told again, it closes at once.
+        """
+        first, self.leaving = not self.leaving, True
+        if first and self.hosted.server is not None:
+            self.hosted.run(self.hosted.server.leave(timeout_s))
+        return self.stop()
 
     async def _open(self) -> Member:
         return await open_coordinator(

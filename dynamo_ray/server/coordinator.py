@@ -21,12 +21,17 @@ from dynamo_ray.core.coordinator import Coordinator, Out, ToNode
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
 from dynamo_ray.core.membership import COORDINATOR_ROLE, Fact, View
 from dynamo_ray.core.messages import Code, Refused
+from dynamo_ray.core.pool import CHANCE_BYTES, contradiction, last_word, last_word_on
 from dynamo_ray.core.requests import Desk
 from dynamo_ray.server.member import Member, reply_to, wall_ms
 from dynamo_ray.wire.errors import Failure
 from dynamo_ray.wire.handshake import Identity
 
 STRAGGLER_S = 1.0
+# For clients to hear that it leaves, and to send no more.
+NOTICE_S = 0.3
+LEAVE_POLL_S = 0.01
+LEAVES = Refused(Code.NOT_READY, "the coordinator leaves; ask another one")
 
 
 class CoordinatorServer(Member):
@@ -37,6 +42,7 @@ class CoordinatorServer(Member):
         contexts = ContextKeys(charter.cluster_id, secrets)
         self.coordinator = Coordinator(Desk(self.ring, charter.settings, contexts))
         self.requests = 0
+        self.leaving = False
         self._wakes_at = math.inf
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -47,6 +53,9 @@ class CoordinatorServer(Member):
     def submit(self, kind: int, fields: Sequence[Any], answer: Callable[[Any], None]) -> None:
         """Start a request; `answer` gets its reply once."""
         self.requests += 1
+        if self.leaving:
+            answer(LEAVES)
+            return
         try:
             expires_ms, *given = fields
             message = from_fields(kind, given)
@@ -63,9 +72,20 @@ class CoordinatorServer(Member):
         self._perform(self.coordinator.on_suspected(suspected, new, now, wall_ms()))
 
     def on_view(self, is_other_ring: bool) -> None:
-        """From now on ask whom the ring says."""
+        """Ask whom the ring says; heed what is said of this coordinator's own end.
+
+        A last word that is said of this run is obeyed, one of an earlier run contradicted.
+        """
         if is_other_ring:
             self.coordinator.on_ring(self.ring)
+        word = last_word_on(self.fact.name, self.view) if self.fact is not None else None
+        if self.fact is None or word is None:
+            return
+        if word.member == self.me:
+            self.leaving = True
+        else:
+            self.fact = contradiction(self.fact, word, wall_ms(), os.urandom(CHANCE_BYTES))
+            self.placement = self.placement.learn(View().with_facts([self.fact]))
 
     def on_told(self, node: bytes, view: View | None) -> None:
         """Go on with what the node refused because one of the two did not know."""
@@ -74,6 +94,20 @@ class CoordinatorServer(Member):
     def on_tick(self) -> None:
         """End what has run out of time."""
         self._perform(self.coordinator.on_tick(time.monotonic(), wall_ms()))
+
+    async def leave(self, timeout_s: float) -> None:
+        """Say the last word, begin nothing more, and finish what is in flight, at most so long.
+
+        What is refused from now on, or cut off then, clients ask another one, with the same put id.
+        """
+        self.leaving = True
+        if self.fact is not None:
+            self.learn(View().with_facts([last_word(self.fact, wall_ms())]))
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        while self.coordinator.in_flight and loop.time() < begun + timeout_s:
+            await asyncio.sleep(LEAVE_POLL_S)
+        await asyncio.sleep(min(timeout_s, begun + NOTICE_S - loop.time()))
 
     def status(self) -> dict[str, Any]:
         """What this coordinator knows of itself."""

@@ -59,6 +59,9 @@ class EmbeddedChannel:
         """It lives as long as this process."""
         return lambda: True
 
+    def set_address(self, address: tuple[str, int]) -> None:
+        """It is here, wherever others are."""
+
     def close(self) -> None:
         """Hang up on the storage nodes."""
         asyncio.get_running_loop().create_task(self._server.close())

@@ -99,6 +99,10 @@ class Peer:
         return self.connection is not None
 
     @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
     def round_trip_s(self) -> float | None:
         return None if self.connection is None else self.connection.round_trip_s
 

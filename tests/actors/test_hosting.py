@@ -92,3 +92,17 @@ def test_a_message_that_cannot_be_handled_is_an_error(
     hosted.server.handle = lambda *_: 1 / 0
     with pytest.raises(ZeroDivisionError):
         hosted.handle(REQUEST, "client")
+
+
+def test_once_closed_it_refuses_at_once_and_closes_no_second_time(
+    host: Callable[..., Hosted], tmp_path: Path
+) -> None:
+    """A request once waited a minute for a loop that had ended, in one of the actor's threads."""
+    hosted = host(opener_of(tmp_path, []))
+    wait_up(hosted)
+    hosted.close()
+    begun = time.monotonic()
+    hosted.close()
+    call, kind, code, _ = msgpack.unpackb(hosted.handle(REQUEST, "client"))
+    assert (call, kind, code) == (1, Refused.KIND, Code.NOT_READY)
+    assert time.monotonic() - begun < 5

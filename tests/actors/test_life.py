@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +170,19 @@ def test_settings_that_cannot_be_are_refused(ray_here: Any, tmp_path: Path) -> N
     for name in ("", "a/b", "..", "x" * 64):
         with pytest.raises(dynamo_ray.BadRequestError):
             dynamo_ray.start(name, data_dir=tmp_path / "never")
+    with pytest.raises(dynamo_ray.BadRequestError, match="coordinators, not 0"):
+        dynamo_ray.start("never", data_dir=tmp_path / "never", coordinators=0)
     assert not (tmp_path / "never").exists()
 
 
 def test_a_whole_cluster_stops_and_starts_again(cluster: dynamo_ray.Cluster) -> None:
-    """And nothing of it is left running in between."""
-    key = fresh()
+    """Nothing of it is left running in between, and nobody looks for those it has no more."""
+    from dynamo_ray.actors import fleet
+
+    key, place = fresh(), fleet.locate(cluster.name)
+    larger = [replace(fact, name="c9") for fact in place.view.coordinators()[:1]]
+    node = fleet.find(cluster.name, fleet.NODE, "n1")
+    fleet.teach([node], place.view.with_facts(larger).to_rows())
     with cluster.connect() as client:
         done = client.put(key, b"kept", w=3)
     before = pids(cluster)
@@ -191,4 +199,5 @@ def test_a_whole_cluster_stops_and_starts_again(cluster: dynamo_ray.Cluster) -> 
         client.put(key, b"and changed", done.context)
         assert client.get(key, r=3, strict=True).values == (b"and changed",)
     assert not set(before.values()) & set(pids(again).values())
+    assert [one["name"] for one in again.status().coordinators] == ["c1", "c2"]
     wait(lambda: healthy(again))

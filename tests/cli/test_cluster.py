@@ -14,7 +14,8 @@ import pytest
 import dynamo_ray
 from cli import cluster as commands
 from dynamo_ray.config import Profile, list_profiles, load_profile, save_profile
-from dynamo_ray.errors import DataDirectoryError
+from dynamo_ray.core.pool import Scaling, scaling
+from dynamo_ray.errors import BadRequestError, DataDirectoryError, UnavailableError
 from tests.cli.conftest import Command
 from tests.server.loopback import Threaded
 
@@ -30,6 +31,8 @@ class Played:
         self.stopped: list[str] = []
         self.asked: list[tuple[Any, ...]] = []
         self.taken: dict[str, dict[str, Any]] = {}
+        self.pool = {"c1": "up", "c2": "up"}
+        self.scaled: list[int] = []
         self.failure: Exception | None = None
         self.cluster_id = "ab" * 16
 
@@ -58,6 +61,15 @@ class Played:
             def snapshot(self, timeout_s: float, *, nodes: list[str] | None) -> Any:
                 played.asked.append((name, ray_address, timeout_s, nodes))
                 return played.taken
+
+            def scale_coordinators(self, count: int, *, dry_run: bool = False) -> Scaling:
+                if played.failure is not None:
+                    raise played.failure
+                made = scaling(count, played.pool)
+                if not dry_run:
+                    played.scaled.append(count)
+                    logging.getLogger("dynamo_ray.pool").info("c3 is up")
+                return made
 
         return Attached()
 
@@ -302,3 +314,51 @@ def test_snapshots_of_another_cluster_of_that_name_are_not_asked_for(
     dr("start", "carts")
     played.cluster_id = "cd" * 16
     assert dr("node", "snapshot").code == 8 and played.asked == []
+
+
+# ---- coordinator scale
+
+
+def test_the_pool_is_scaled_once_that_is_agreed(dr: Command, played: Played) -> None:
+    dr("start", "carts")
+    done = dr("coordinator", "scale", "4", "--dry-run")
+    assert done.code == 0 and done.out == b"" and played.scaled == []
+    assert "cluster carts, to 4 coordinators: start c3, c4\n" in done.err
+    assert dr("coordinator", "scale", "4").code == 2, "there is nobody to ask"
+    assert played.scaled == []
+    done = dr("coordinator", "scale", "4", "--yes", "--json")
+    assert done.json == {
+        "schema": "dynamo_ray.coordinators/1",
+        "name": "carts",
+        "coordinators": ["c1", "c2", "c3", "c4"],
+        "started": ["c3", "c4"],
+        "ended": [],
+    }
+    assert played.scaled == [4] and "c3 is up\n" in done.err
+
+
+def test_a_pool_shrinks_or_stays(dr: Command, played: Played) -> None:
+    dr("start", "carts")
+    done = dr("coordinator", "scale", "1", "--yes")
+    assert done.code == 0 and done.out == b"" and "end c2\n" in done.err
+    done = dr("coordinator", "scale", "2", "--json")
+    assert done.json["started"] == done.json["ended"] == []
+    assert "has c1, c2 already" in done.err and played.scaled == [1]
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"), [(BadRequestError("not 0"), 2), (UnavailableError(1, 0, "c3: no"), 4)]
+)
+def test_a_pool_that_cannot_be_scaled(
+    dr: Command, played: Played, failure: Exception, code: int
+) -> None:
+    dr("start", "carts")
+    played.failure = failure
+    done = dr("coordinator", "scale", "3", "--yes", "--json")
+    assert done.code == code and done.out == b"" and done.err.startswith("error: ")
+
+
+def test_a_pool_of_another_cluster_of_that_name_is_not_scaled(dr: Command, played: Played) -> None:
+    dr("start", "carts")
+    played.cluster_id = "cd" * 16
+    assert dr("coordinator", "scale", "1", "--yes").code == 8 and played.scaled == []

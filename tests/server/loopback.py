@@ -114,6 +114,13 @@ class Loopback:
     async def kill_coordinator(self, name: str) -> None:
         await _cut(self.coordinators.pop(name))
 
+    async def end_coordinator(self, name: str, timeout_s: float = 5.0) -> None:
+        """As a pool that shrinks does it."""
+        server = self.coordinators[name]
+        await server.leave(timeout_s)
+        await server.close()
+        del self.coordinators[name]
+
     async def kill_all(self) -> None:
         """Every process at once, as when the power of a machine with a good disk fails."""
         for name in tuple(self.coordinators):
