@@ -49,7 +49,7 @@ def nobody(transfers: Transfers) -> None:
     """Nobody wants to hear how far it is."""
 
 
-def wait(condition: Callable[[], bool], deadline: float, what: str) -> None:
+def _wait(condition: Callable[[], bool], deadline: float, what: str) -> None:
     """Look on, bounded. Raises TimeoutError."""
     while not condition():
         if time.monotonic() > deadline:
@@ -223,3 +223,88 @@ def _start(
 def _stamp() -> bytes:
     """Later commands come after earlier ones, as far as clocks agree."""
     return (time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(8)
+
+
+class Changing:
+    """What a Cluster can be told about its storage nodes; `name` is the cluster's."""
+
+    name: str
+
+    def add_node(
+        self,
+        name: str | None = None,
+        *,
+        zone: str = "",
+        weight: float = 1.0,
+        data_dir: str | os.PathLike[str] | None = None,
+        timeout_s: float = 600.0,
+        moved: Moved = nobody,
+    ) -> str:
+        """A new storage node joins and gets its share of the data while clients go on; its name.
+
+        Waits until the ring is balanced; after `timeout_s` TimeoutError, and the copies go on
+        moving. `moved` hears how far they are. Raises BadRequestError for a name that is taken.
+        """
+        folder = None if data_dir is None else os.fspath(data_dir)
+        node = add(self.name, name, zone, weight, folder)
+        settle(self.name, timeout_s, moved)
+        return node
+
+    def drain_node(
+        self,
+        name: str,
+        *,
+        weight: float = 0.0,
+        force: bool = False,
+        timeout_s: float = 600.0,
+        moved: Moved = nobody,
+    ) -> None:
+        """What a node owns goes to others until it owns nothing, or its share by another `weight`.
+
+        It stays a member, and may stand in. Raises UnsafeChangeError, unless `force`, where a
+        partition has fewer than W living copies; TimeoutError as `add_node`.
+        """
+        drain(self.name, name, weight, force)
+        settle(self.name, timeout_s, moved)
+
+    def remove_node(
+        self,
+        name: str,
+        *,
+        force: bool = False,
+        timeout_s: float = 600.0,
+        moved: Moved = nobody,
+    ) -> None:
+        """A node hands over all that it has, and then is a member no more. Its data stays on disk.
+
+        Raises as `drain_node`, and TimeoutError while it keeps copies for nodes that are away.
+        """
+        deadline = time.monotonic() + timeout_s
+        self.drain_node(name, force=force, timeout_s=timeout_s, moved=moved)
+        _wait(lambda: is_empty(self.name, name), deadline, f"{name} to be empty")
+        end(self.name, name)
+
+    def replace_node(
+        self,
+        old: str,
+        new: str | None = None,
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+        force: bool = False,
+        timeout_s: float = 600.0,
+    ) -> str:
+        """A new node takes the place of one that is gone for good; its name.
+
+        What the old one owned is copied from the other owners. That cannot be taken back: the old
+        node serves nobody any more, should it return. Raises BadRequestError if it is up, and
+        UnsafeChangeError where fewer than W other copies live, unless `force`; TimeoutError.
+        """
+        folder = None if data_dir is None else os.fspath(data_dir)
+        deadline = time.monotonic() + timeout_s
+        node = take_over(self.name, old, new, folder, force)
+        _wait(lambda: is_rebuilt(self.name, node), deadline, f"{node} to be whole")
+        return node
+
+    def rebalance(self, *, timeout_s: float = 600.0, moved: Moved = nobody) -> None:
+        """Go on with changes of nodes that were interrupted, until every node has its share."""
+        settle(self.name, timeout_s, moved)

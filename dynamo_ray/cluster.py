@@ -19,9 +19,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from dynamo_ray import changing
 from dynamo_ray.blocking import Client
-from dynamo_ray.changing import Moved
+from dynamo_ray.changing import Changing
 from dynamo_ray.client import AsyncClient
 from dynamo_ray.config import (
     Profile,
@@ -48,7 +47,7 @@ from dynamo_ray.sweep import scan as scan_keys
 CHARTER_FILE = "CLUSTER.json"
 
 
-class Cluster:
+class Cluster(Changing):
     """A running cluster, seen from inside its Ray cluster."""
 
     def __init__(
@@ -132,85 +131,6 @@ class Cluster:
                 os.kill(node.pid, signal.SIGKILL)
                 return node.pid
         raise BadRequestError(f"cluster {self.name!r} has no running node {name!r}")
-
-    def add_node(
-        self,
-        name: str | None = None,
-        *,
-        zone: str = "",
-        weight: float = 1.0,
-        data_dir: str | os.PathLike[str] | None = None,
-        timeout_s: float = 600.0,
-        moved: Moved = changing.nobody,
-    ) -> str:
-        """A new storage node joins and gets its share of the data while clients go on; its name.
-
-        Waits until the ring is balanced; after `timeout_s` TimeoutError, and the copies go on
-        moving. `moved` hears how far they are. Raises BadRequestError for a name that is taken.
-        """
-        folder = None if data_dir is None else os.fspath(data_dir)
-        node = changing.add(self.name, name, zone, weight, folder)
-        changing.settle(self.name, timeout_s, moved)
-        return node
-
-    def drain_node(
-        self,
-        name: str,
-        *,
-        weight: float = 0.0,
-        force: bool = False,
-        timeout_s: float = 600.0,
-        moved: Moved = changing.nobody,
-    ) -> None:
-        """What a node owns goes to others until it owns nothing, or its share by another `weight`.
-
-        It stays a member, and may stand in. Raises UnsafeChangeError, unless `force`, where a
-        partition has fewer than W living copies; TimeoutError as `add_node`.
-        """
-        changing.drain(self.name, name, weight, force)
-        changing.settle(self.name, timeout_s, moved)
-
-    def remove_node(
-        self,
-        name: str,
-        *,
-        force: bool = False,
-        timeout_s: float = 600.0,
-        moved: Moved = changing.nobody,
-    ) -> None:
-        """A node hands over all that it has, and then is a member no more. Its data stays on disk.
-
-        Raises as `drain_node`, and TimeoutError while it keeps copies for nodes that are away.
-        """
-        deadline = time.monotonic() + timeout_s
-        self.drain_node(name, force=force, timeout_s=timeout_s, moved=moved)
-        changing.wait(lambda: changing.is_empty(self.name, name), deadline, f"{name} to be empty")
-        changing.end(self.name, name)
-
-    def replace_node(
-        self,
-        old: str,
-        new: str | None = None,
-        *,
-        data_dir: str | os.PathLike[str] | None = None,
-        force: bool = False,
-        timeout_s: float = 600.0,
-    ) -> str:
-        """A new node takes the place of one that is gone for good; its name.
-
-        What the old one owned is copied from the other owners. That cannot be taken back: the old
-        node serves nobody any more, should it return. Raises BadRequestError if it is up, and
-        UnsafeChangeError where fewer than W other copies live, unless `force`; TimeoutError.
-        """
-        folder = None if data_dir is None else os.fspath(data_dir)
-        deadline = time.monotonic() + timeout_s
-        node = changing.take_over(self.name, old, new, folder, force)
-        changing.wait(lambda: changing.is_rebuilt(self.name, node), deadline, f"{node} to be whole")
-        return node
-
-    def rebalance(self, *, timeout_s: float = 600.0, moved: Moved = changing.nobody) -> None:
-        """Go on with changes of nodes that were interrupted, until every node has its share."""
-        changing.settle(self.name, timeout_s, moved)
 
     def stop(self) -> None:
         """Close every member and end its actor; the data stays. Bounded in time."""
