@@ -89,6 +89,7 @@ LAYERS: dict[str, set[str]] = {
         "blocking",
         "connecting",
         "cluster",
+        "changing",
         "survey",
         "sweep",
         "verifying",
