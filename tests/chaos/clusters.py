@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Of the members' code, where it is not installed.
 PATH = os.pathsep.join([str(ROOT), str(ROOT / ".editable"), os.environ.get("PYTHONPATH", "")])
 FOUND_S = 120.0
+COMMAND = "from dynamo_ray_cli.main import run; run()"
 PAGE_S = 5.0
 
 
@@ -61,6 +62,7 @@ class Hurt:
         self.token: str = told["token"]
         self.charter: Charter
         self.charter, self.secrets = _read(folder / clusters.CHARTER_FILE)
+        self._ring = self.charter.ring()
 
     def status(self) -> Status:
         """How every member says it is."""
@@ -118,6 +120,14 @@ class Hurt:
                     found.append(pid)
         return found
 
+    def command(self, home: Path, *words: str) -> str:
+        """What `dynamo-ray` says on this cluster, as an operator gives it inside its Ray."""
+        return _ran(
+            [sys.executable, "-c", COMMAND, *words, "-c", self.name, "--yes"],
+            self.ray,
+            home,
+        )
+
     # ---- clients
 
     async def client(self, **defaults: Any) -> AsyncClient:
@@ -141,6 +151,7 @@ class Hurt:
     async def copies(self, keys: set[bytes]) -> dict[bytes, dict[str, bytes]]:
         """What each node that answers holds of each of the keys."""
         asking = await self.client()
+        self._ring = asking.session.placement().ring
         facts = asking.session.view.nodes().values()
         try:
             told = await asyncio.gather(*(self._held(fact, keys) for fact in facts))
@@ -175,11 +186,10 @@ class Hurt:
         return held
 
     def owners(self, key: bytes) -> tuple[str, ...]:
-        """The names of the key's owners."""
-        settings = self.charter.settings
-        names = {member.node: member.name for member in self.charter.members}
-        nodes = self.charter.ring().preference(partition_of(key, settings.partitions))
-        return tuple(names[node] for node in nodes[: settings.n])
+        """The names of the key's owners, as `copies` last found who they are."""
+        names = {member.node: member.name for member in self._ring.members}
+        owners = self._ring.owners(partition_of(key, self._ring.partitions))
+        return tuple(names[node] for node in owners)
 
 
 def environment(ray: dict[str, Any], home: Path) -> dict[str, str]:
