@@ -1,9 +1,10 @@
 """The simulator's checkers on what real clients were told and what real nodes hold in the end.
 
 The simulator sees each mint; here it is worked out. An acknowledged put's dot is what its context
-token covers beyond the context that it was given (rule 5: exactly one). A put that was not
-acknowledged is known by its unique value, wherever a state shows it. A version that nobody ever saw
-is no mint then, and cannot be lost either: nobody was told of it.
+token covers beyond the context that it was given (rule 5: one, or two where a second owner was
+asked because the first was late; two writes that were told the same dot are a breach). A put that
+was not acknowledged is known by its unique value, wherever a state shows it. A version that nobody
+ever saw is no mint then, and cannot be lost either: nobody was told of it.
 
 `APPLY` are the checkers that can be told wrong this way. Not among them: `expired_hidden` and
 `nothing_revived` (nothing expires or is reaped in a drill's time).
@@ -74,12 +75,12 @@ def work_out_mints(history: History) -> None:
 
 
 def _own_dots(history: History, write: Write) -> list[Dot]:
-    """The dot in what an acknowledged write was told; more or fewer than one is a breach."""
+    """The dots in what an acknowledged write was told: one, or of each of two that minted it."""
     if write.outcome != OK or write.token is None:
         return []
     given = decode(write.context[CLOCK_AT:]).clock if write.context else Clock()
     own = list(_beyond(decode(write.token[CLOCK_AT:]).clock, given))
-    if len(own) != 1:
+    if len({dot.writer for dot in own}) != len(own) or not 1 <= len(own) <= 2:
         text = f"write {write.number} was told {len(own)} dots beyond the context it gave"
         history.breach("contexts", write.ended, text)
     return own
