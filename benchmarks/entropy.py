@@ -27,8 +27,9 @@ from dynamo_ray.core.membership import View
 from dynamo_ray.core.messages import Merge, Mint, Persist
 from dynamo_ray.core.node import Node
 from dynamo_ray.core.replica import Replica
-from dynamo_ray.core.ring import Member, claim, partitions_of
+from dynamo_ray.core.ring import Member, partitions_of
 from dynamo_ray.core.settings import Limits, Settings, Times
+from dynamo_ray.core.slots import placed
 from dynamo_ray.server.node import NodeServer, open_node
 
 VALUE = 100
@@ -46,10 +47,10 @@ class Puts:
         member = Member(b"n" * 8, "n1")
         settings = Settings(n=1, r=1, w=1)
         maps: list[dict[bytes, bytes]] = [{} for _ in range(Q)]
-        ring = claim([member], Q, 1)
+        here = placed(Charter(bytes(16), "entropy", settings, (member,)), View())
         self.keys = keys_of(count)
         self.partitions = partitions_of(self.keys, Q)
-        self.node = Node(Replica(member.node, settings, maps, frozenset(range(Q))), settings, ring)
+        self.node = Node(Replica(member.node, settings, maps, frozenset(range(Q))), settings, here)
         self.node.on_incarnation(os.urandom(14))
         self.position = 0
         for at in range(0, count, 1000):

@@ -16,6 +16,7 @@ from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.kinds import STATUS, STATUSED
 from dynamo_ray.core.membership import Fact
 from dynamo_ray.core.pool import serving
+from dynamo_ray.core.ring import by_name
 from dynamo_ray.session import Session
 from dynamo_ray.wire.errors import CallError, WireError
 from dynamo_ray.wire.greeting import connect
@@ -84,7 +85,7 @@ async def status(session: Session, credentials: Credentials) -> Status:
     watchers = [answer for answer in answers if answer]
     nodes = [
         _node_status(member.name, member.zone, known.get(member.name), watchers)
-        for member in sorted(ring.members, key=lambda member: _numbered(member.name))
+        for member in sorted(ring.members, key=by_name)
     ]
     coordinators = [
         {"name": f.name, "address": f"{f.host}:{f.port}", **(known.get(f.name) or {})} for f in pool
@@ -103,12 +104,6 @@ async def status(session: Session, credentials: Credentials) -> Status:
         nodes,
         coordinators,
     )
-
-
-def _numbered(name: str) -> tuple[str, int, str]:
-    """An order of names in which n10 comes after n9."""
-    stem = name.rstrip("0123456789")
-    return stem, int(name[len(stem) :] or 0), name
 
 
 def _node_status(

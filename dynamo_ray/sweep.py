@@ -16,7 +16,7 @@ from dynamo_ray.asking import Nodes
 from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.kinds import COPIED, COPY, SCAN, SCANNED
 from dynamo_ray.core.pages import leads_on
-from dynamo_ray.core.ring import Member
+from dynamo_ray.core.ring import Member, by_name
 from dynamo_ray.core.sweep import Ask, Effect, Page, Rows, Sweep, Swept
 from dynamo_ray.errors import UnavailableError
 from dynamo_ray.session import Session
@@ -41,9 +41,9 @@ class Reader:
         self._nodes = Nodes(session, credentials)
 
     @property
-    def members(self) -> tuple[Member, ...]:
-        """The nodes that are read."""
-        return self._ring.members
+    def members(self) -> list[Member]:
+        """The nodes that are read, in the order of their names."""
+        return sorted(self._ring.members, key=by_name)
 
     async def states(self, partition: int) -> AsyncGenerator[Rows, None]:
         """All keys of a partition with their states. Raises UnavailableError."""

@@ -83,6 +83,12 @@ class Member:
         return self.zone, self.machine
 
 
+def by_name(member: Member) -> tuple[str, int, str]:
+    """An order of members for people: n10 comes after n9."""
+    stem = member.name.rstrip("0123456789")
+    return stem, int(member.name[len(stem) :] or 0), member.name
+
+
 @dataclass(frozen=True)
 class Ring:
     """Members and who has which slot: `slots[partition * copies + copy]` is a node.

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynamo_ray.core.agreeing import Exchange
 from dynamo_ray.core.coordinator import Coordinator, ToClient, ToNode
 from dynamo_ray.core.messages import (
     ClientGet,
@@ -23,7 +24,8 @@ from dynamo_ray.core.messages import (
     PutDone,
     Refused,
 )
-from dynamo_ray.core.ring import partition_of
+from dynamo_ray.core.rerouting import TRIES
+from dynamo_ray.core.ring import Ring, partition_of
 from dynamo_ray.core.settings import Limits, Settings, Times
 from dynamo_ray.core.speculation import ANSWER_S, BURST, LEAST_S, MOST_KEYS, SHARE, UNKNOWN_S
 from dynamo_ray.core.version import clock_of
@@ -382,3 +384,142 @@ def test_every_request_is_answered_once_and_leaves_nothing_behind(
     assert sorted(answered) == list(range(1, asked + 1))
     assert at.in_flight == 0
     assert not at._calls and at.wakes_at() is None
+
+
+# Another ring (DESIGN rule 16).
+
+PARTITION = partition_of(b"k", 16)
+SPARES = DESK.ring.preference(PARTITION)[3:]
+OTHER = Refused(Code.OTHER_EPOCH)
+
+
+def ring_with(*owners: bytes) -> Ring:
+    """The ring in which the key has other owners."""
+    slots, first = list(DESK.ring.slots), PARTITION * 3
+    slots[first : first + 3] = owners
+    return replace(DESK.ring, slots=tuple(slots))
+
+
+GIVEN = ring_with(SPARES[0], *OWNERS[1:])
+"""The first owner's slot has gone to the first spare."""
+
+
+def exchanged(at: Coordinator, node: bytes, ring: Ring = GIVEN) -> list[Any]:
+    """The coordinator and a node showed each other what they know."""
+    at.on_ring(ring)
+    return at.on_exchanged(node, 0.1, WALL)
+
+
+def test_a_request_travels_under_the_epoch_of_its_keys_owners() -> None:
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    assert mint.epoch == DESK.ring.epoch_of(PARTITION)
+    assert {call.epoch for call in ask(at, GET)} == {mint.epoch}
+    at.on_ring(GIVEN)
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    assert (mint.node, mint.epoch) == (SPARES[0], GIVEN.epoch_of(PARTITION))
+
+
+def test_what_is_refused_for_another_ring_goes_on_at_the_present_owner() -> None:
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    assert reply(at, mint, OTHER) == [Exchange(OWNERS[0])]
+    (again,) = exchanged(at, OWNERS[0])
+    assert (again.node, again.epoch) == (SPARES[0], GIVEN.epoch_of(PARTITION))
+    assert again.message == mint.message and again.call != mint.call
+    second, third = reply(at, again, MINTED)
+    assert {second.node, third.node} == set(OWNERS[1:])
+    (done,) = to_client(reply(at, second, Merged()))
+    assert isinstance(done, PutDone) and not done.failures
+
+
+def test_a_read_counts_the_present_owner_in_the_place_of_the_one_before() -> None:
+    at = coordinator()
+    first, second, _ = ask(at, replace(GET, strict=True))
+    assert reply(at, second, OTHER) == [Exchange(OWNERS[1])]
+    (again,) = exchanged(at, OWNERS[1], ring_with(OWNERS[0], SPARES[0], OWNERS[2]))
+    assert again.node == SPARES[0]
+    assert to_client(reply(at, again, Fetched([HELD], True))) == []
+    (found,) = to_client(reply(at, first, Fetched([HELD], True)))
+    assert isinstance(found, GetDone) and not found.failures
+
+
+def test_one_exchange_serves_all_that_a_node_refused() -> None:
+    at = coordinator()
+    (one,), (other,) = ask(at, put_of(keys=[b"k"])), ask(at, put_of(keys=[b"k"]), to="other")
+    assert reply(at, one, OTHER) == [Exchange(OWNERS[0])]
+    assert reply(at, other, OTHER) == []
+    assert [call.node for call in exchanged(at, OWNERS[0])] == [SPARES[0]] * 2
+    assert at.on_exchanged(OWNERS[0], 0.1, WALL) == []
+
+
+def test_where_nobody_could_tell_the_same_node_is_asked_only_so_often() -> None:
+    at = coordinator()
+    (call,) = ask(at, put_of(keys=[b"k"]))
+    for _ in range(TRIES - 1):
+        assert reply(at, call, OTHER) == [Exchange(OWNERS[0])]
+        (call,) = at.on_exchanged(OWNERS[0], 0.1, WALL)
+        assert call.node == OWNERS[0]
+    reply(at, call, OTHER)
+    (call,) = at.on_exchanged(OWNERS[0], 0.1, WALL)
+    assert call.node == OWNERS[1], "as if it had refused for any other cause"
+
+
+def test_one_copy_is_never_counted_twice() -> None:
+    """The spare stands in for one owner, and is given the slot of another meanwhile."""
+    at = coordinator(w=3)
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    second, third = reply(at, mint, MINTED)
+    (stand_in,) = reply(at, second, Refused(Code.NOT_READY))
+    assert stand_in.node == SPARES[0] and stand_in.message.hint_for == OWNERS[1]
+    reply(at, third, OTHER)
+    (other,) = exchanged(at, OWNERS[2], ring_with(*OWNERS[:2], SPARES[0]))
+    assert other.node == SPARES[1] and other.message.hint_for == OWNERS[2]
+    assert to_client(reply(at, stand_in, Merged())) == []
+    assert to_client(reply(at, other, Merged()))
+
+
+def test_a_present_owner_that_is_suspected_is_not_waited_for() -> None:
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    reply(at, mint, OTHER)
+    at.on_suspected(frozenset({SPARES[0]}), frozenset({SPARES[0]}), 0.1, WALL)
+    (call,) = exchanged(at, OWNERS[0])
+    assert call.node == OWNERS[1]
+
+
+def test_what_has_ended_meanwhile_goes_nowhere() -> None:
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    reply(at, mint, OTHER)
+    (ended,) = to_client(at.on_tick(1.0, WALL))
+    assert ended.failures[0].code == Code.UNKNOWN
+    at.on_tick(60.0, WALL)
+    assert at.in_flight == 0
+    assert exchanged(at, OWNERS[0]) == []
+
+
+def test_one_that_is_suspected_is_not_asked_for_in_the_name_of_another() -> None:
+    """The present owner is silent: the operation goes on as if the one before were."""
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    reply(at, mint, OTHER)
+    exchanged(at, OWNERS[0])
+    new = frozenset({SPARES[0]})
+    (call,) = at.on_suspected(new, new, 0.2, WALL)
+    assert call.node == OWNERS[1] and isinstance(call.message, Mint)
+
+
+def test_nor_where_the_present_owner_of_one_slot_is_asked_to_stand_in_for_another() -> None:
+    """It knows that it is an owner, so it refuses what is meant for a stand-in of before."""
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    reply(at, mint, OTHER)
+    (again,) = exchanged(at, OWNERS[0])
+    second, third = reply(at, again, MINTED)
+    (stand_in,) = reply(at, second, Refused(Code.NOT_READY))
+    assert (stand_in.node, stand_in.epoch) == (SPARES[0], mint.epoch)
+    assert reply(at, stand_in, OTHER) == [Exchange(SPARES[0])]
+    (other,) = exchanged(at, SPARES[0])
+    assert other.node == SPARES[1] and other.message.hint_for == OWNERS[1]
+    assert to_client(reply(at, third, Merged()))

@@ -235,7 +235,7 @@ def test_a_failed_append_takes_hints_back_with_their_copies() -> None:
 
 
 def test_a_failed_append_brings_back_the_hint_of_a_copy_that_was_let_go() -> None:
-    """Else the copy would stay for ever at a node that is no owner, and never go home."""
+    """Else it would be a copy for nobody, to be let go of without anybody's word."""
     node = replica()
     held = put(node, b"k", b"v", hint_for=B, partition=FOREIGN)
     node.on_tick(NOW, frozenset())

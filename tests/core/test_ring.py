@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_ray.core.claim import shares
-from dynamo_ray.core.ring import Member, Ring, claim, partition_of, partitions_of, reclaim
+from dynamo_ray.core.ring import Member, Ring, by_name, claim, partition_of, partitions_of, reclaim
 from tests.core.costly import costly
 
 
@@ -411,3 +411,9 @@ def test_any_change_leaves_everybody_within_one_of_its_share(seed: int) -> None:
     due = shares(paths, [weight[node] for _, _, node in paths], 64, 3)
     for (_, _, node), share in zip(paths, due, strict=True):
         assert abs(slots_of(ring)[node.to_bytes(8, "big")] - share) < 1
+
+
+def test_people_read_names_in_the_order_of_their_numbers() -> None:
+    names = ["n1", "n2", "n9", "n10", "x", "x2", "x1y"]
+    members = [Member(b"%08d" % i, name) for i, name in enumerate(names)]
+    assert sorted(reversed(members), key=by_name) == members

@@ -57,14 +57,15 @@ def test_a_client_may_ask_a_node_for_nothing_but_pages_of_a_partition(tmp_path: 
             node = cluster.nodes[owner]
             client = await caller(cluster, owner, client_credentials(cluster.token))
             mint = mint_of(cluster)
+            epoch = node.ring.epoch_of(mint.partitions[0])
             state = Merge([KEY], mint.partitions, [b"state"])
             for message in (mint, state, Fetch([KEY], mint.partitions)):
-                fields = (monotonic_ms() + 2000, node.ring.epoch, *to_fields(message))
+                fields = (monotonic_ms() + 2000, epoch, *to_fields(message))
                 assert await refusal(client, message.KIND, fields) == Code.FORBIDDEN
             assert cluster.states_of(KEY)[owner] is None
 
             peer = await caller(cluster, owner, peer_of(cluster))
-            fields = (monotonic_ms() + 2000, node.ring.epoch, *to_fields(mint))
+            fields = (monotonic_ms() + 2000, epoch, *to_fields(mint))
             assert (await peer.request(Mint.KIND, fields, 2.0))[0] == Minted.KIND
             state = cluster.states_of(KEY)[owner]
             assert state is not None
@@ -100,10 +101,11 @@ def test_a_request_of_another_ring_is_refused(tmp_path: Path) -> None:
         async with Loopback(tmp_path, nodes=3, coordinators=1) as cluster:
             owner = cluster.owners_of(KEY)[0]
             peer = await caller(cluster, owner, peer_of(cluster))
-            for epoch in (b"", b"another ring", 7, None):
+            other, none = Code.OTHER_EPOCH, Code.BAD_REQUEST
+            for epoch, code in ((b"another ring", other), (7, none), (None, none)):
                 for message in (mint_of(cluster), Fetch([KEY], [0])):
                     fields = (monotonic_ms() + 2000, epoch, *to_fields(message))
-                    assert await refusal(peer, message.KIND, fields) == Code.OTHER_EPOCH
+                    assert await refusal(peer, message.KIND, fields) == code
             assert cluster.states_of(KEY)[owner] is None
             peer.close()
 
@@ -116,10 +118,11 @@ def test_expired_requests_are_refused(tmp_path: Path) -> None:
     async def story() -> None:
         async with Loopback(tmp_path, nodes=3, coordinators=1) as cluster:
             owner = cluster.owners_of(KEY)[0]
-            epoch = cluster.nodes[owner].ring.epoch
+            mint = mint_of(cluster)
+            epoch = cluster.nodes[owner].ring.epoch_of(mint.partitions[0])
             peer = await caller(cluster, owner, peer_of(cluster))
             for expires_ms in (1, monotonic_ms() - 50, 0, -1, monotonic_ms() + 3_600_000):
-                fields = (expires_ms, epoch, *to_fields(mint_of(cluster)))
+                fields = (expires_ms, epoch, *to_fields(mint))
                 assert await refusal(peer, Mint.KIND, fields) == Code.EXPIRED
             fields = (monotonic_ms() - 50, epoch, *to_fields(Fetch([KEY], [0])))
             assert await refusal(peer, Fetch.KIND, fields) == Code.EXPIRED

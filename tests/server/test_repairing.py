@@ -41,7 +41,7 @@ def are_equal(cluster: Loopback) -> bool:
 async def first_round(cluster: Loopback) -> None:
     """Until every node has compared all that it leads: from then on nobody does so by itself."""
     nodes = cluster.nodes.values()
-    await until(lambda: all(n.node.sync.status()["round_s"] is not None for n in nodes), 20)
+    await until(lambda: all(n.node.repair_status()["round_s"] is not None for n in nodes), 20)
 
 
 def forget(server: NodeServer, count: int) -> int:
@@ -149,7 +149,7 @@ def test_a_client_may_look_and_let_compare_and_no_more(tmp_path: Path) -> None:
             fact = cluster.nodes["n1"].fact
             assert fact is not None
             connection = await connect(fact.host, fact.port, cluster.credentials)
-            epoch = cluster.charter.ring().epoch
+            epoch = cluster.charter.ring().epoch_of(0)
             kind, _ = await connection.request(Compare.KIND, (0, epoch, 0, b""), 5.0)
             assert kind != Refused.KIND
             kind, fields = await connection.request(Compare.KIND, (0, bytes(8), 0, b""), 5.0)

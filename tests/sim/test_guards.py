@@ -149,12 +149,6 @@ def full_between_append_and_sync(roles: Roles) -> list[Fault]:
     return [point("full", roles[0], roles[0], "appended", count, 30) for count in (1, 3, 5, 7)]
 
 
-def full_when_delivered(roles: Roles) -> list[Fault]:
-    """The stand-in's disk is full at the moment at which it may let go."""
-    full = [point("full", roles[1], roles[0], "Merge", count, 150) for count in (1, 2)]
-    return [down(roles[0], 10, 250), *full]
-
-
 def coordinators_die(roles: Roles) -> list[Fault]:
     return [
         point("coordinator", name, name, kind, count)
@@ -312,10 +306,6 @@ def undo_all(patch: Patch) -> None:
     patch.setattr(
         Unpersisted, "undo", lambda self, maps, puts, hints, n: whole(self, maps, puts, hints, 0)
     )
-
-
-def undo_without_hints(patch: Patch) -> None:
-    patch.setattr(replica.Hints, "restore", lambda *rest: None)
 
 
 def reads_do_not_wait(patch: Patch) -> None:
@@ -899,14 +889,6 @@ GUARDS = (
         ONE_COPY,
         owner_comes_and_goes,
         ("no_breach", "copies_equal"),
-    ),
-    Guard(
-        "10",
-        "an undone delivery is due again",
-        undo_without_hints,
-        LONGER,
-        full_when_delivered,
-        ("copies_equal", "no_breach"),
     ),
     Guard(
         "11",

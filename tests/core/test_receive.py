@@ -1,0 +1,218 @@
+"""Taking slots: what is promised stays, and what is held for nobody is let go of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dynamo_ray.core.membership import Slot, View
+from dynamo_ray.core.messages import Code, Minted, Refused
+from dynamo_ray.core.receive import KEYS_A_TICK, SESSION_MS
+from dynamo_ray.core.upkeep import Compare, Offer, Offered, Seal, Sealed
+from tests.core.moving import ALONE, SHARED, A, B, C, D, World, keys, value_of, wish
+
+FIRST, SECOND = Offer(0, 0, 1), Offer(0, 1, 1)
+
+
+def offered(at: World, node: bytes, offer: Offer = FIRST) -> bytes:
+    """The token of an offer that is taken."""
+    answer = at.ask(node, offer)
+    assert isinstance(answer, Offered)
+    return answer.token
+
+
+def seal(offer: Offer, token: bytes) -> Seal:
+    return Seal(offer.partition, offer.slot, offer.generation, token)
+
+
+def code_of(answer: Any) -> int | None:
+    return answer.code if isinstance(answer, Refused) else None
+
+
+def moved(held_by: bytes = A) -> World:
+    """A's only slot has gone to B, and everybody knows."""
+    at = World(ALONE, {held_by: [keys(3)]})
+    at.learn(A, View(slots={0: Slot(1, B)}))
+    at.tell()
+    return at
+
+
+# Promises.
+
+
+def test_an_owner_takes_no_second_copy() -> None:
+    at = World(SHARED, {})
+    assert code_of(at.ask(B, FIRST)) == Code.BAD_REQUEST
+
+
+def test_what_is_offered_is_sealed_with_the_token_of_that_offer() -> None:
+    at = World(ALONE, {})
+    token = offered(at, B)
+    assert code_of(at.ask(B, seal(FIRST, b"another"))) == Code.NOT_READY
+    assert at.granted[B] == {}
+    assert at.ask(B, seal(FIRST, token)) == Sealed()
+    assert at.granted[B] == {0: (0, 1)}
+
+
+def test_a_later_offer_makes_the_earlier_one_void() -> None:
+    """Two givers of a partition: who is sealed first is the one that gives."""
+    at = World(SHARED, {})
+    first, second = offered(at, C, FIRST), offered(at, C, SECOND)
+    assert code_of(at.ask(C, seal(FIRST, first))) == Code.NOT_READY
+    assert at.ask(C, seal(SECOND, second)) == Sealed()
+
+
+def test_what_is_promised_to_one_is_not_promised_to_another() -> None:
+    at = World(SHARED, {})
+    at.ask(C, seal(FIRST, offered(at, C, FIRST)))
+    assert code_of(at.ask(C, SECOND)) == Code.NOT_READY
+    later = Offer(0, 0, 2)
+    assert code_of(at.ask(C, later)) == Code.NOT_READY, "of another generation"
+    assert at.ask(C, seal(FIRST, offered(at, C, FIRST))) == Sealed(), "to the same one, again"
+
+
+def test_two_givers_of_one_partition_to_one_receiver() -> None:
+    """One gives it; the other one's wish is void then, for it would be a second copy there."""
+    at = World(SHARED, {A: [keys(5)], B: [keys(5)]}, wishes={0: wish(C), 1: wish(C)})
+    at.run(10)
+    assert len(at.published) == 1
+    at.tell()
+    at.run(20)
+    assert len(at.published) == 1
+    assert sorted(at.placements[D].ring.owners(0)) in ([A, C], [B, C])
+
+
+def test_a_promise_is_given_once_it_is_noted_and_what_it_speaks_of_is_fsynced() -> None:
+    at = World(ALONE, {})
+    token = offered(at, B)
+    at.stalled = {B}
+    at.merge(B, b"k", value_of(1))
+    assert at.ask(B, seal(FIRST, token)) is None
+    at.answers.clear()
+    at.go_on(B)
+    assert Sealed() in at.answers
+
+
+def test_a_promise_that_cannot_be_noted_is_not_given() -> None:
+    at = World(ALONE, {})
+    token = offered(at, B)
+    at.full = {B}
+    assert code_of(at.ask(B, seal(FIRST, token))) == Code.READ_ONLY
+
+
+def test_a_promise_outlives_a_restart() -> None:
+    at = World(SHARED, {C: [keys(3)]})
+    at.ask(C, seal(FIRST, offered(at, C)))
+    at.start(C)
+    at.run(5)
+    assert code_of(at.ask(C, SECOND)) == Code.NOT_READY
+    assert at.held(C) == keys(3), "it may be the owner already"
+    assert at.nodes[C].receiver.expects(0)
+
+
+def test_a_promise_is_settled_once_the_slot_is_of_that_generation() -> None:
+    """Whoever has it then."""
+    at = World(SHARED, {C: [keys(3)]})
+    at.ask(C, seal(FIRST, offered(at, C)))
+    at.learn(C, View(slots={1: Slot(5, D)}))
+    at.tick(C)
+    assert at.held(C) == keys(3), "of another slot"
+    at.learn(C, View(slots={0: Slot(1, A)}))
+    at.run(3)
+    assert at.held(C) == {} == at.disks[C][0]
+    assert isinstance(at.ask(C, Offer(0, 0, 2)), Offered)
+
+
+def test_an_offer_before_the_slot_changed_hands_is_forgotten_with_it() -> None:
+    at = World(SHARED, {})
+    token = offered(at, C)
+    at.learn(C, View(slots={0: Slot(1, D)}))
+    assert code_of(at.ask(C, seal(FIRST, token))) == Code.NOT_READY
+
+
+def test_no_two_runs_and_no_two_offers_have_the_same_token() -> None:
+    at = World(ALONE, {})
+    tokens = [offered(at, B), offered(at, B)]
+    at.start(B)
+    tokens.append(offered(at, B))
+    assert len(set(tokens)) == 3
+
+
+# Leftovers.
+
+
+def test_whoever_gave_it_away_lets_go_of_it() -> None:
+    at = moved()
+    at.run(3)
+    assert at.held(A) == {} == at.disks[A][0]
+
+
+def test_an_owner_lets_go_of_nothing() -> None:
+    at = World(ALONE, {A: [keys(3)]})
+    at.run(5)
+    assert at.held(A) == keys(3)
+
+
+def test_it_is_let_go_of_a_part_at_every_tick() -> None:
+    at = World(ALONE, {B: [keys(KEYS_A_TICK + 10)]})
+    at.tick(B)
+    assert len(at.held(B)) == 10
+    at.tick(B)
+    at.tick(B)
+    assert at.held(B) == {}
+
+
+def test_what_is_kept_for_others_stays() -> None:
+    at = moved()
+    at.nodes[A].replica.hints.add(C, b"k0001", 0, 10)
+    at.away = frozenset({B, C, D})
+    at.run(5)
+    assert at.held(A).keys() == {b"k0001"}
+
+
+def test_while_it_is_offered_nothing_of_it_is_let_go_of() -> None:
+    at = World(ALONE, {B: [keys(3)]})
+    offered(at, B)
+    at.tick(passed_ms=SESSION_MS - 1)
+    assert at.held(B) == keys(3)
+    at.ask(B, Compare(0, b""))  # somebody works on it
+    at.tick(passed_ms=SESSION_MS - 1)
+    assert at.held(B) == keys(3)
+    at.tick(passed_ms=SESSION_MS)
+    at.tick()
+    assert at.held(B) == {}
+
+
+def test_while_it_is_wished_for_nothing_of_it_is_let_go_of() -> None:
+    """A giver that starts again begins with what came before."""
+    at = World(ALONE, {B: [keys(3)], C: [keys(3)]})
+    at.learn(B, View(wishes={0: wish(B)}))
+    at.tick(B)
+    at.tick(C)
+    assert at.held(B) == keys(3) and at.held(C) == {}
+    at.learn(B, View(wishes={0: wish(C, stamp=b"2")}))
+    at.run(3)
+    assert at.held(B) == {}
+
+
+def test_what_is_let_go_of_is_not_resumed() -> None:
+    """A mint that finds nothing begins a new life (rule 3), and a retry is known (rule 7)."""
+    at = World(ALONE, {})
+    before = at.put(A, b"k")
+    assert isinstance(before, Minted)
+    at.learn(A, View(slots={0: Slot(1, B)}))
+    at.run(3)
+    assert at.held(A) == {}
+    again = at.put(A, b"k")
+    assert isinstance(again, Minted) and again.codes == [Code.UNKNOWN]
+
+
+@pytest.mark.parametrize("is_owner", [True, False])
+def test_it_expects_what_it_owns_and_what_is_offered(is_owner: bool) -> None:
+    at = World(ALONE, {})
+    node = A if is_owner else B
+    assert at.nodes[node].receiver.expects(0) == is_owner
+    if not is_owner:
+        offered(at, node)
+        assert at.nodes[node].receiver.expects(0)
