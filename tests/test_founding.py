@@ -146,7 +146,7 @@ def test_a_directory_is_judged_before_anything_is_started(tmp_path: Path) -> Non
 def test_a_newer_charter_wants_the_newer_version(tmp_path: Path) -> None:
     found(tmp_path, "carts", said())
     path = tmp_path / CHARTER_FILE
-    path.write_text(path.read_text().replace('"format": 1', f'"format": {FORMAT + 1}'))
+    path.write_text(path.read_text().replace(f'"format": {FORMAT}', f'"format": {FORMAT + 1}'))
     with pytest.raises(DataDirectoryError, match="start it with the newer version"):
         agreed(tmp_path, "carts", said())
 

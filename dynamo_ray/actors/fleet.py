@@ -1,9 +1,9 @@
 """A cluster's actors in Ray: named, created, found, stopped.
 
-All are detached, in one namespace, named `CLUSTER/ROLE/MEMBER`, restarted in place for ever and
-never retried by Ray (a Ray call that failed may still run later). They ask for no CPU, so that a
-laptop runs a cluster. Every wait for Ray is bounded; what Ray says about authentication is said in
-words.
+All are detached, in one namespace, named `CLUSTER/ROLE/MEMBER`, restarted for ever where
+`placement` says, and never retried by Ray (a Ray call that failed may still run later). They ask
+for no CPU, so that a laptop runs a cluster. Every wait for Ray is bounded; what Ray says about
+authentication is said in words.
 """
 
 from __future__ import annotations
@@ -77,9 +77,10 @@ def actor_name(cluster: str, role: str, name: str) -> str:
     return f"{cluster}/{role}/{name}"
 
 
-def create(cluster: str, role: str, name: str, *args: Any) -> Any:
+def create(cluster: str, role: str, name: str, where: dict[str, Any], *args: Any) -> Any:
     """Create a member's actor; it starts by itself and tells how by `describe`.
 
+    `where` are the options by which Ray places it.
     Raises ClusterExistsError if Ray has one of that name.
     """
     options = {
@@ -91,6 +92,7 @@ def create(cluster: str, role: str, name: str, *args: Any) -> Any:
         "max_task_retries": 0,
         "max_concurrency": 64,
         "enable_task_events": False,
+        **where,
     }
     try:
         return ray.remote(_CLASSES[role]).options(**options).remote(*args)

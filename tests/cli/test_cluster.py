@@ -14,6 +14,7 @@ import pytest
 import dynamo_ray
 from cli import cluster as commands
 from dynamo_ray.config import Profile, list_profiles, load_profile, save_profile
+from dynamo_ray.core.machines import Machine
 from dynamo_ray.core.pool import Scaling, scaling
 from dynamo_ray.errors import BadRequestError, DataDirectoryError, UnavailableError
 from tests.cli.conftest import Command
@@ -34,6 +35,7 @@ class Played:
         self.pool = {"c1": "up", "c2": "up"}
         self.scaled: list[int] = []
         self.failure: Exception | None = None
+        self.machines: list[Machine] = []
         self.cluster_id = "ab" * 16
 
     def launch(self) -> dict[str, Any]:
@@ -79,6 +81,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Played:
     ray = Played()
     monkeypatch.setattr(commands, "launch_ray", ray.launch)
     monkeypatch.setattr(commands, "use_ray", lambda begun: None)
+    monkeypatch.setattr(commands, "machines_at", lambda ray_address: ray.machines)
     monkeypatch.setattr(commands, "end_ray", lambda begun: ray.ended.append(begun["temp_dir"]))
     monkeypatch.setattr(dynamo_ray, "start", ray.start)
     monkeypatch.setattr(dynamo_ray, "attach", ray.attach)
