@@ -176,6 +176,14 @@ def test_a_ray_that_is_named_is_used_and_never_ended(
     assert played.stopped == ["carts"] and played.ended == []
 
 
+def test_the_plan_tells_the_machines_of_a_ray_that_is_named(dr: Command, played: Played) -> None:
+    played.machines = [Machine(f"m{i}", "", f"192.0.2.{i}") for i in range(4)]
+    done = dr("start", "carts", "--ray-address", "192.0.2.9:6379", "--dry-run")
+    assert done.code == 0 and "4 nodes" in done.err and "on m0, m1, m2, m3" in done.err
+    done = dr("start", "carts", "--ray-address", "192.0.2.9:6379", "--n", "5", "--dry-run")
+    assert done.code != 0 and "4 machines of the Ray cluster have the label" in done.err
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Machines:
 
     def __init__(self, hosts: dict[str, Host]) -> None:
         self.hosts = hosts
+        self.others: dict[str, Host] = {}
         self.head = hosts[HEAD]
         self.storage = {name: host for name, host in hosts.items() if name != HEAD}
         self.ray = f"{self.head.address}:6379"
@@ -74,11 +76,25 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
-def hosts_of(folder: Path) -> dict[str, str]:
+def hosts_of() -> dict[str, str]:
     """The addresses of cluster.yaml by the names of its machines."""
     provider = FILE["provider"]
     workers = {f"m{i + 1}": address for i, address in enumerate(provider["worker_ips"])}
     return {HEAD: provider["head_ip"], **workers}
+
+
+@contextmanager
+def bare(folder: Path, extra: dict[str, str]) -> Iterator[Machines]:
+    """The hosts, each with what somebody has put there by hand: its name, its zone."""
+    with switched(folder, hosts_of() | extra) as hosts:
+        found = Machines({name: host for name, host in hosts.items() if name not in extra})
+        for name, host in hosts.items():
+            host.run("mkdir -m 700 ~/.ray; mkdir /var/lib/dynamo_ray")
+            (host.folder / "lib/dynamo_ray/machine").write_text(name + "\n")
+        for zone, name in zip(ZONES, found.storage, strict=True):
+            (hosts[name].folder / "lib/dynamo_ray/zone").write_text(zone + "\n")
+        found.others = {name: hosts[name] for name in extra}
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +103,9 @@ def machines(folder: Path) -> Iterator[Machines]:
     if lacks := missing():
         pytest.skip(f"this test needs {'; '.join(lacks)}")
     token = secrets.token_hex(32)
-    with switched(folder, hosts_of(folder)) as hosts:
-        found = Machines(hosts)
-        for name, host in hosts.items():
-            host.run("mkdir -m 700 ~/.ray; mkdir /var/lib/dynamo_ray; umask 077")
+    with bare(folder / "a", {}) as found:
+        for host in found.hosts.values():
             (host.folder / "home/.ray/auth_token").write_text(token)
-            (host.folder / "lib/dynamo_ray/machine").write_text(name + "\n")
-        for zone, name in zip(ZONES, found.storage, strict=True):
-            (hosts[name].folder / "lib/dynamo_ray/zone").write_text(zone + "\n")
         found.start_head()
         for name in found.storage:
             found.start_worker(name)

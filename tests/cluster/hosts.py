@@ -26,6 +26,22 @@ HOME = str(Path.home())
 # What a host shares with this machine though it lies in a folder that a host has for itself.
 SHARED = [str(ROOT), sys.prefix, sys.base_prefix]
 RUN_S = 120.0
+# An sshd of a host's own: whoever has the key of `desk` may come in, as root.
+SSHD = """
+set -e
+mkdir -p /run/sshd ~/.ssh
+ssh-keygen -q -t ed25519 -N "" -f ~/.ssh/host_key
+cat > ~/.ssh/sshd_config <<END
+ListenAddress {address}
+HostKey ~/.ssh/host_key
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+UsePAM no
+PrintMotd no
+END
+sed -i "s#~#$HOME#" ~/.ssh/sshd_config
+/usr/sbin/sshd -f ~/.ssh/sshd_config -E ~/.ssh/log
+"""
 SETUP = """
 set -e
 hostname "$1"; folder="$2"; home="$3"; shift 3
@@ -51,14 +67,21 @@ export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 """
 
 
-def missing() -> list[str]:
-    """What hosts need and this machine does not have, in words; empty if they can be tried."""
+NEEDED = {"ip": "iproute2", "unshare": "util-linux"}
+SSH_NEEDED = {"ssh": "openssh-client", "/usr/sbin/sshd": "openssh-server", "rsync": "rsync"}
+
+
+def missing(programs: dict[str, str] = NEEDED) -> list[str]:
+    """What hosts need and this machine does not have, in words; empty if they can be tried.
+
+    `programs` are those that are needed, with the package of each.
+    """
     found = []
     if sys.platform != "linux":
         return ["Linux, for namespaces"]
     if os.geteuid() != 0:
         found.append("root, to make namespaces (sudo make cluster-test)")
-    for program, package in (("ip", "iproute2"), ("unshare", "util-linux")):
+    for program, package in programs.items():
         if shutil.which(program) is None:
             found.append(f"the program {program} (package {package})")
     if not found:
@@ -123,6 +146,13 @@ class Host:
     def run(self, line: str, timeout_s: float = RUN_S) -> str:
         """Run a line of shell in the host; what it wrote. Fails where it fails."""
         return _ran(self.command(line), timeout_s)
+
+    def begin_sshd(self, public_key: str) -> None:
+        """Let in whoever has the key."""
+        self.run(SSHD.format(address=self.address))
+        keys = self.folder / "home/.ssh/authorized_keys"
+        keys.write_text(public_key)
+        keys.chmod(0o600)
 
     def refused(self, line: str, timeout_s: float = RUN_S) -> str:
         """Run a line that has to fail; what it said."""
