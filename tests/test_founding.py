@@ -122,11 +122,11 @@ def test_more_nodes_than_machines_take_turns_and_no_key_has_two_copies_on_one() 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (on(THREE, n=4), "n is 4 and 3 machines of the Ray cluster have the label dynamo_ray/mach"),
+        (on(THREE, n=4), "n is 4 and 3 machines of the Ray cluster have the label dynamo-ray/mach"),
         (on(THREE[:1], n=2), "n is 2 and 1 machine of the Ray cluster has the label"),
         (on(THREE, nodes=2), "n is 3 and 2 nodes are asked for"),
         (on(THREE[:2], nodes=5), "n is 3 and 2 machines"),
-        (on(THREE, zones=("a", "b")), "zones come from the Ray nodes' label dynamo_ray/zone"),
+        (on(THREE, zones=("a", "b")), "zones come from the Ray nodes' label dynamo-ray/zone"),
         (on(THREE, weights=(1.0, 2.0)), "2 weights for 3 nodes"),
     ],
     ids=str,

@@ -8,6 +8,7 @@ A Ray without labels is one machine; if it is several, nobody knows which of the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,12 +20,14 @@ from dynamo_ray.errors import UnavailableError
 
 LOOPBACK = "127.0.0.1"
 ERRAND_S = 20.0
+_log = logging.getLogger("dynamo_ray.start")
 
 
 def machines() -> list[Machine]:
-    """The machines of this Ray cluster that may hold data; none if it is one without labels.
+    """The machines of this Ray cluster that may hold data and that answer; zones take turns.
 
-    Zones take turns. Raises SettingsError for labels that cannot be, or that are missing.
+    None if it is one machine without labels. Ray may take one for alive that has lost its power, so
+    each is asked. Raises SettingsError for labels that cannot be, or that are missing.
     """
     known = ray.nodes()  # type: ignore[no-untyped-call]
     alive = [node for node in known if node["Alive"]]
@@ -35,7 +38,24 @@ def machines() -> list[Machine]:
             f"the Ray cluster has {len(addresses)} machines and none has the label {MACHINE}; start"
             f" Ray with --labels={MACHINE}=NAME on each that is to hold data"
         )
-    return found
+    return _answering(found)
+
+
+def _answering(found: list[Machine]) -> list[Machine]:
+    asked = {machine: _errand(machine.name, _answer).remote() for machine in found}
+    if not asked:
+        return []
+    told, silent = ray.wait(list(asked.values()), num_returns=len(asked), timeout=ERRAND_S)
+    for errand in silent:
+        ray.cancel(errand, force=True)
+    for machine in found:
+        if asked[machine] not in told:
+            _log.warning("machine %s at %s does not answer", machine.name, machine.address)
+    return [machine for machine in found if asked[machine] in told]
+
+
+def _answer() -> bool:
+    return True
 
 
 def pinned(machine: str) -> dict[str, Any]:
@@ -70,8 +90,11 @@ def do_on(machine: str, act: Callable[..., Any], *args: Any) -> Any:
     """
     if not machine:
         return act(*args)
-    errand = ray.remote(act).options(num_cpus=0, max_retries=0, **pinned(machine))
     try:
-        return ray.get(errand.remote(*args), timeout=ERRAND_S)
+        return ray.get(_errand(machine, act).remote(*args), timeout=ERRAND_S)
     except (ray.exceptions.RayError, TimeoutError) as error:
         raise UnavailableError(1, 0, f"machine {machine!r} does not answer: {error}") from error
+
+
+def _errand(machine: str, act: Callable[..., Any]) -> Any:
+    return ray.remote(act).options(num_cpus=0, max_retries=0, **pinned(machine))

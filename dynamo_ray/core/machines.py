@@ -1,11 +1,12 @@
 """The machines that hold data, as the labels of their Ray nodes name them, and who goes where.
 
-    dynamo_ray/machine=m1      whose disk has the data: who takes over the disk takes over the name
-    dynamo_ray/zone=a          what fails together with it; else Ray's ray.io/availability-zone
-    dynamo_ray/address=10.1.2.3  where members listen there, if not at the Ray node's own address
+    dynamo-ray/machine=m1      whose disk has the data: who takes over the disk takes over the name
+    dynamo-ray/zone=a          what fails together with it; else Ray's ray.io/availability-zone
+    dynamo-ray/address=10.1.2.3  where members listen there, if not at the Ray node's own address
 
-A Ray node without the first label holds nothing. A storage node belongs to its machine for life,
-by that name: a Ray node's id changes at each start, an address may.
+(`dynamo-ray`, as Kubernetes allows no `_` there.) A Ray node without the first label holds nothing.
+A storage node belongs to its machine for life, by that name: a Ray node's id changes at each start,
+an address may.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 from dynamo_ray.core.settings import SettingsError
 
-MACHINE, ZONE, ADDRESS = "dynamo_ray/machine", "dynamo_ray/zone", "dynamo_ray/address"
+MACHINE, ZONE, ADDRESS = "dynamo-ray/machine", "dynamo-ray/zone", "dynamo-ray/address"
 RAY_ZONE = "ray.io/availability-zone"
 
 

@@ -23,7 +23,7 @@ START = "dynamo-ray start carts --data-dir /var/lib/dynamo_ray/carts"
 ALIVE = """
 import json, ray
 ray.init("auto", log_to_driver=False)
-print(json.dumps([n["Labels"].get("dynamo_ray/machine") for n in ray.nodes() if n["Alive"]]))
+print(json.dumps([n["Labels"].get("dynamo-ray/machine") for n in ray.nodes() if n["Alive"]]))
 """
 
 

@@ -138,14 +138,16 @@ def test_the_head_crashes_and_is_started_again(carts: Machines) -> None:
     carts.store("node snapshot n1 -c carts")  # it is found through Ray again
 
 
-def test_all_is_stopped_and_started_while_a_machine_is_away(carts: Machines) -> None:
+def test_all_is_stopped_and_started_while_a_machine_has_no_power(carts: Machines) -> None:
+    """Ray takes it for alive for long: nobody has said that its processes are gone."""
     carts.store("put -c carts kept yes")
-    carts.hosts["m3"].crash()
-    wait(lambda: "m3" not in carts.machines_in_ray(), 60, "Ray's word that m3 is gone")
+    carts.hosts["m3"].power_off()
     carts.store("stop carts --yes")
     said = carts.store(f"{START} 2>&1".removeprefix("dynamo-ray "))
-    assert "carts is up" in said and "n3 starts when its machine m3 is there" in said
+    assert "carts is up" in said and "machine m3 at 192.0.2.13 does not answer" in said
+    assert "n3 starts when its machine m3 is there" in said
     assert carts.store("get -c carts kept") == "yes"
     assert carts.states() == {"n1": "up", "n2": "up", "n3": "down"}
+    carts.hosts["m3"].power_on()
     carts.start_worker("m3")
-    wait(lambda: is_whole(carts), 60, "a whole cluster")
+    wait(lambda: is_whole(carts), 180, "a whole cluster")

@@ -9,12 +9,12 @@ from dynamo_ray.core.settings import SettingsError
 
 
 def labels(machine: str, zone: str = "", **more: str) -> dict[str, str]:
-    found = {"dynamo_ray/machine": machine, "ray.io/node-id": "7a" * 28}
-    return found | ({"dynamo_ray/zone": zone} if zone else {}) | more
+    found = {"dynamo-ray/machine": machine, "ray.io/node-id": "7a" * 28}
+    return found | ({"dynamo-ray/zone": zone} if zone else {}) | more
 
 
 def test_a_ray_node_without_the_label_holds_nothing() -> None:
-    head, other = {"ray.io/node-id": "00" * 28}, {"dynamo_ray/zone": "a"}
+    head, other = {"ray.io/node-id": "00" * 28}, {"dynamo-ray/zone": "a"}
     found = machines_from([(head, "192.0.2.1"), (labels("m1", "a"), "192.0.2.2"), (other, "")])
     assert found == [Machine("m1", "a", "192.0.2.2")]
     assert machines_from([(head, "192.0.2.1")]) == []
@@ -24,7 +24,7 @@ def test_the_zone_is_ours_or_else_ray_s_and_the_address_can_be_another() -> None
     rays = {"ray.io/availability-zone": "z9"}
     assert machines_from([({**labels("m1"), **rays}, "192.0.2.2")])[0].zone == "z9"
     assert machines_from([({**labels("m1", "a"), **rays}, "192.0.2.2")])[0].zone == "a"
-    second = {**labels("m1"), "dynamo_ray/address": "198.51.100.7"}
+    second = {**labels("m1"), "dynamo-ray/address": "198.51.100.7"}
     assert machines_from([(second, "192.0.2.2")])[0].address == "198.51.100.7"
 
 
