@@ -58,6 +58,11 @@ class Machines:
         found: dict[str, Any] = json.loads(told)
         return found
 
+    def addresses_of_pool(self) -> set[str]:
+        """Where coordinators answer."""
+        pool = self.status()["coordinators"]
+        return {one["address"].split(":")[0] for one in pool if one["state"] == "up"}
+
     def machines_in_ray(self) -> list[str]:
         """The names of the machines that Ray says are alive."""
         found: list[str] = json.loads(self.head.run(f"python -c '{ALIVE}'").splitlines()[-1])
