@@ -343,24 +343,24 @@ def _machines(host: str | None) -> list[Machine]:
     return there
 
 
-def _launch(
-    founded: Founded, host: str, names: Sequence[str], there: Sequence[Machine]
-) -> Cluster:
+def _launch(founded: Founded, host: str, names: Sequence[str], there: Sequence[Machine]) -> Cluster:
     """Start the nodes, and then the coordinators of these names."""
     from dynamo_ray.actors import fleet, placement, pool
 
     charter, folder, name = founded.charter, founded.folder.absolute(), founded.charter.name
-    away = nodes_away(charter, there, fleet.ray_address())
+    homes = [machine.name for machine in there] or [""]
+    known = founded.placement(homes, placement.do_on)
+    away = nodes_away(known, there, fleet.ray_address())
     founding: dict[str, Any] = {
         "charter": charter.to_dict(),
         "secrets": founded.secrets,
-        "view": founded.placement.view.to_rows(),
+        "view": known.view.to_rows(),
         "first_start": founded.is_new,
     }
     nodes: dict[str, Any] = {}
     coordinators: list[Any] = []
     try:
-        for m in founded.placement.ring.members:
+        for m in known.ring.members:
             where, row = placement.pinned(m.machine), fleet.row_of(m)
             given = where, founding, row, str(folder / m.name), host
             nodes[m.name] = fleet.create(name, fleet.NODE, m.name, *given)

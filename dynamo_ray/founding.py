@@ -13,16 +13,16 @@ import secrets as random_secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from dynamo_ray.core.charter import FORMAT, Charter, CharterError, charter_from
 from dynamo_ray.core.machines import MACHINE, ZONE, Machine, nodes_on
-from dynamo_ray.core.membership import View, merge_views
+from dynamo_ray.core.membership import View, merge_views, view_from
 from dynamo_ray.core.ring import Member
 from dynamo_ray.core.settings import SettingsError, settings_from
 from dynamo_ray.core.slots import Placement, placed
@@ -114,7 +114,7 @@ class Said:
         return [self.zones[i % len(self.zones)] if self.zones else "" for i in range(count)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Founded:
     """A cluster's directory, read. `is_new`: it was founded just now, by whoever asked."""
 
@@ -123,13 +123,16 @@ class Founded:
     secrets: list[bytes]
     is_new: bool
 
-    @cached_property
-    def placement(self) -> Placement:
-        """Who its nodes are by now, and who owns what, as far as their directories tell."""
-        view = View()
-        for path in sorted(self.folder.glob(f"*/{VIEW}")):
-            view = merge_views(view, read_view(path.parent) or View())
-        return placed(self.charter, view)
+    def placement(self, machines: Iterable[str], do_on: Callable[..., Any]) -> Placement:
+        """Who its nodes are by now, and who owns what, as directories tell on these machines."""
+        known = [view_from(do_on(machine, views_in, self.folder)) for machine in machines]
+        return placed(self.charter, reduce(merge_views, known, View()))
+
+
+def views_in(folder: Path) -> list[Any]:
+    """What the nodes that have their directories in `folder` know together, as rows."""
+    paths = sorted(folder.glob(f"*/{VIEW}"))
+    return reduce(merge_views, (read_view(p.parent) or View() for p in paths), View()).to_rows()
 
 
 def agreed(folder: Path, name: str, said: Said) -> Charter | None:
@@ -184,13 +187,14 @@ def charter_in(folder: Path) -> Charter | None:
     return _read(path)[0] if _is_there(path) else None
 
 
-def nodes_away(charter: Charter, there: Sequence[Machine], ray: str) -> list[str]:
+def nodes_away(founded: Placement, there: Sequence[Machine], ray: str) -> list[str]:
     """The names of the nodes whose machines are not there now; they start when these come.
 
     Raises SettingsError where no node would find its data; `ray` says which Ray cluster it is.
     """
     names = {machine.name for machine in there}
-    homes = {member.name: member.machine for member in charter.members if member.machine}
+    homes = {m.name: m.machine for m in founded.ring.members if m.machine}
+    charter = founded.charter
     if not homes and len(there) > 1:
         raise SettingsError(
             f"cluster {charter.name!r} was founded on one machine, which had no label {MACHINE},"

@@ -11,7 +11,9 @@ import pytest
 from dynamo_ray import founding
 from dynamo_ray.core.charter import FORMAT, charter_from
 from dynamo_ray.core.machines import Machine
+from dynamo_ray.core.membership import View
 from dynamo_ray.core.settings import SettingsError
+from dynamo_ray.core.slots import placed
 from dynamo_ray.errors import BadRequestError, DataDirectoryError
 from dynamo_ray.founding import CHARTER_FILE, Said, agreed, check_host, found, nodes_away, undo
 from dynamo_ray.storage import identity as identities
@@ -137,21 +139,21 @@ def test_what_machines_cannot_hold_is_refused_in_words(wrong: Said, words: str) 
 
 
 def test_a_start_goes_without_machines_that_are_away_but_not_without_all() -> None:
-    charter = on(THREE).charter("carts")
-    assert nodes_away(charter, THREE, "ray") == []
-    assert nodes_away(charter, THREE[1:], "ray") == ["n1"]
+    known = placed(on(THREE).charter("carts"), View())
+    assert nodes_away(known, THREE, "ray") == []
+    assert nodes_away(known, THREE[1:], "ray") == ["n1"]
     strangers = [Machine("q", "a", "192.0.2.9")]
     for there in ([], strangers):
         with pytest.raises(SettingsError, match=r"the data of cluster 'carts' is on x, y, z, and"):
-            nodes_away(charter, there, "ray")
+            nodes_away(known, there, "ray")
 
 
 def test_a_cluster_of_one_machine_is_not_spread_over_several() -> None:
     """Its data is on one of them, and nobody knows which."""
-    charter = said().charter("carts")
-    assert nodes_away(charter, [], "ray") == nodes_away(charter, THREE[:1], "ray") == []
+    known = placed(said().charter("carts"), View())
+    assert nodes_away(known, [], "ray") == nodes_away(known, THREE[:1], "ray") == []
     with pytest.raises(SettingsError, match="was founded on one machine"):
-        nodes_away(charter, THREE, "ray")
+        nodes_away(known, THREE, "ray")
 
 
 def test_what_a_founding_left_is_undone_on_each_machine(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import ray
 
 from dynamo_ray.actors.local_ray import own_handlers
 from dynamo_ray.actors.members import CoordinatorActor, NodeActor
+from dynamo_ray.actors.placement import pinned
 from dynamo_ray.core.charter import Charter, charter_from
 from dynamo_ray.core.membership import View, merge_views, view_from
 from dynamo_ray.core.pool import serving
@@ -178,8 +179,9 @@ def join(place: Place, member: Member, data_dir: str, rows: list[Any]) -> None:
         "first_start": False,  # it can prove nothing yet of what it will own
     }
     hosts = [fact.host for fact in place.view.nodes().values()]
-    host = max(sorted(set(hosts)), key=hosts.count)
-    handle = create(cluster, NODE, member.name, founding, row_of(member), data_dir, host)
+    host = "" if member.machine else max(sorted(set(hosts)), key=hosts.count)
+    given = pinned(member.machine), founding, row_of(member), data_dir, host
+    handle = create(cluster, NODE, member.name, *given)
     try:
         wait_until_up({member.name: handle})
     except BaseException:
@@ -202,7 +204,7 @@ def end(cluster: str, node: str) -> None:
 
 
 def row_of(member: Member) -> list[Any]:
-    return [member.node, member.name, member.zone, member.weight]
+    return [member.node, member.name, member.zone, member.weight, member.machine]
 
 
 def wait_until_up(handles: dict[str, Any], timeout_s: float = START_S) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ an address may.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -72,6 +73,12 @@ def nodes_on(machines: Sequence[Machine], nodes: int | None, copies: int) -> lis
             f" own: start Ray on more with --labels={MACHINE}=NAME, or take a smaller n"
         )
     return [machines[i % len(machines)] for i in range(count)]
+
+
+def freest(machines: Sequence[Machine], used: Iterable[str]) -> Machine:
+    """The machine for one more node: of those with the fewest (by name in `used`) the first."""
+    counts = Counter(used)
+    return min(machines, key=lambda machine: counts[machine.name])
 
 
 def _counted(used: int, nodes: int | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dynamo_ray.core.machines import Machine, in_turns, machines_from, nodes_on
+from dynamo_ray.core.machines import Machine, freest, in_turns, machines_from, nodes_on
 from dynamo_ray.core.settings import SettingsError
 
 
@@ -51,3 +51,10 @@ def test_each_machine_has_one_node_unless_more_are_asked_for() -> None:
     assert nodes_on(three, None, 3) == three
     assert nodes_on(three, 5, 3) == [*three, *three[:2]]
     assert nodes_on(three, 2, 2) == three[:2]
+
+
+def test_one_more_node_goes_where_the_fewest_are() -> None:
+    three = [Machine(name, "", "") for name in "abc"]
+    assert freest(three, []) == three[0]
+    assert freest(three, ["a", "c", "a"]) == three[1]
+    assert freest(three, ["a", "b", "c", "gone"]) == three[0]
