@@ -97,6 +97,19 @@ def test_more_copies_than_machines_are_refused_in_words(carts: Machines) -> None
     assert "n is 4 and 3 machines of the Ray cluster have the label" in " ".join(said.split())
 
 
+def test_a_node_that_joins_has_a_machine_too(carts: Machines) -> None:
+    """And copies of a key stay on three of them, though four nodes are there, two on one."""
+    carts.store("node add -c carts --yes")
+    nodes = {node["name"]: node for node in carts.status()["nodes"]}
+    assert nodes["n4"]["address"].startswith(f"{ONE}:") and nodes["n4"]["zone"] == "a"
+    assert carts.hosts["m1"].run("ls /var/lib/dynamo_ray/carts").split() == ["n1", "n4"]
+    for key in range(8):
+        owners = set(json.loads(carts.store(f"where -c carts key{key} --json"))["owners"])
+        assert owners > {"n2", "n3"} and len(owners) == 3
+    carts.store("node remove n4 -c carts --yes")
+    assert set(carts.states()) == {"n1", "n2", "n3"}
+
+
 # ---- what happens to them
 
 
