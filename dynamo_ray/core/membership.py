@@ -172,8 +172,8 @@ def _fact(row: Iterable[Any]) -> Fact:
     if not isinstance(weight, float | int) or not (isfinite(weight) and weight >= 0):
         raise ValueError(f"a weight is finite and not negative, {name!r} has {weight!r}")
     since = _bytes(incarnation), _number(revision), _bytes(member)
-    where = str(name), str(host), port, str(zone), float(weight), str(machine)
-    return Fact(*since, role, *where)
+    place = str(zone), float(weight), str(machine)
+    return Fact(*since, role, str(name), str(host), port, *place)
 
 
 def _number(given: Any) -> int:
