@@ -58,10 +58,10 @@ class Machines:
         found: dict[str, Any] = json.loads(told)
         return found
 
-    def addresses_of_pool(self) -> set[str]:
-        """Where coordinators answer."""
+    def addresses_of_pool(self) -> list[str]:
+        """Where coordinators answer, one for each."""
         pool = self.status()["coordinators"]
-        return {one["address"].split(":")[0] for one in pool if one["state"] == "up"}
+        return sorted(one["address"].split(":")[0] for one in pool if one["state"] == "up")
 
     def machines_in_ray(self) -> list[str]:
         """The names of the machines that Ray says are alive."""
