@@ -7,7 +7,7 @@ export PYTHON
 run := .venv/bin/python -m
 seeds ?= 20000
 
-.PHONY: help demo test check lint bench chaos soak clean setup
+.PHONY: help demo test check lint bench chaos cluster-test soak clean setup
 
 help:
 	@echo 'make demo    start a small cluster, break it, and show that nothing is lost'
@@ -15,6 +15,7 @@ help:
 	@echo 'make check   style, types and the tests that need no Ray: two to five minutes'
 	@echo 'make bench   measure, and compare with what else could be used'
 	@echo 'make chaos   kill, stop, reset and cut off what runs, the GCS too, under load: ten minutes'
+	@echo 'make cluster-test  the Ray cluster of cluster.yaml, on hosts in namespaces (root)'
 	@echo 'make soak    every test, slow ones too, with seeds=$(seeds): for a night'
 	@echo 'make clean   remove caches and built packages (.venv stays)'
 
@@ -36,6 +37,9 @@ bench: setup
 
 chaos: setup
 	@$(run) pytest tests/chaos --chaos-json build/chaos.json
+
+cluster-test: setup
+	@$(run) pytest tests/cluster
 
 soak: setup
 	@HYPOTHESIS_PROFILE=soak $(run) pytest --seeds $(seeds) --timeout 14400

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from .reach import connected, name_of
 if TYPE_CHECKING:
     from dynamo_ray.cluster import Cluster
     from dynamo_ray.config import Profile
+    from dynamo_ray.core.machines import Machine
     from dynamo_ray.founding import Said
 
 DEFAULT_NAME = "default"
@@ -47,7 +48,12 @@ class Shape:
 
     nodes: Annotated[
         int | None,
-        typer.Option(min=1, show_default="5", rich_help_panel=SHAPE, help="Storage nodes."),
+        typer.Option(
+            min=1,
+            show_default="5, or one on each machine",
+            rich_help_panel=SHAPE,
+            help="Storage nodes.",
+        ),
     ] = None
     n: Annotated[
         int | None,
@@ -93,14 +99,15 @@ class Shape:
         typer.Option(min=1, show_default="256", rich_help_panel=SHAPE, help="Parts of the ring."),
     ] = None
 
-    def said(self) -> Said:
-        """What was given, and nothing that was not."""
+    def said(self, machines: Sequence[Machine] = ()) -> Said:
+        """What was given, and nothing that was not, for these machines."""
         from dynamo_ray.founding import Said
 
         names = ("n", "r", "w", "partitions", "durability")
         given = {name: getattr(self, name) for name in names}
         settings = {name: value for name, value in given.items() if value is not None}
-        return Said(settings, self.nodes, [zone for zone in self.zones.split(",") if zone], ())
+        zones = [zone for zone in self.zones.split(",") if zone]
+        return Said(settings, self.nodes, zones, (), machines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +124,14 @@ class Site:
         ),
     ] = None
     host: Annotated[
-        str, typer.Option(metavar="HOST", rich_help_panel=RAY, help="Where its members listen.")
-    ] = "127.0.0.1"
+        str | None,
+        typer.Option(
+            metavar="HOST",
+            show_default="127.0.0.1, or each machine's own address",
+            rich_help_panel=RAY,
+            help="Where its members listen.",
+        ),
+    ] = None
     ray_address: Annotated[
         str | None,
         typer.Option(
@@ -162,9 +175,9 @@ def start(
         return _tell_started(name, as_json)
     folder = site.data_dir or home() / "data" / name
     ray_address = site.ray_address or os.environ.get("RAY_ADDRESS")
-    render.say(_plan(name, shape.said(), folder))
+    render.say(_plan(name, shape.said(machines_at(ray_address) if ray_address else ()), folder))
     if not ray_address:
-        check_host(site.host)
+        check_host(site.host or "127.0.0.1")
     render.say(f"Ray: {f'the one at {ray_address}' if ray_address else 'a new one, here'}")
     if change.dry_run:
         return None
@@ -207,7 +220,9 @@ def _plan(name: str, said: Said, folder: Path) -> str:
         charter, how = said.charter(name), "new, its data in"
     has = charter.settings
     shape = f"{len(charter.members)} nodes, N={has.n} R={has.r} W={has.w}, {has.durability}"
-    return f"cluster {name}: {shape}; {how} {folder}"
+    on = {member.machine for member in charter.members if member.machine}
+    where = f" on {', '.join(sorted(on))}" if on else ""
+    return f"cluster {name}: {shape}; {how} {folder}{where}"
 
 
 def _begin(
@@ -402,6 +417,13 @@ def _command_of(pid: int) -> bytes:
             return b""
     ps = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
     return subprocess.run(ps, capture_output=True, check=False).stdout
+
+
+def machines_at(ray_address: str) -> Sequence[Machine]:
+    """The machines of that Ray cluster, if their labels name them."""
+    from dynamo_ray.cluster import machines
+
+    return machines(ray_address)
 
 
 def launch_ray() -> dict[str, Any]:

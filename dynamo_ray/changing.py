@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dynamo_ray.core.machines import MACHINE, ZONE, Machine, freest
 from dynamo_ray.core.membership import View
 from dynamo_ray.core.plan import Plan, PlanError, moves_due, plan
 from dynamo_ray.core.ring import Member
@@ -100,9 +101,18 @@ def settle(name: str, timeout_s: float, moved: Moved = nobody) -> None:
 
 
 def add(name: str, node: str | None, zone: str, weight: float, data_dir: str | None) -> str:
-    """Start a new node, which owns nothing yet; its name. Raises BadRequestError."""
+    """Start a new node, which owns nothing yet; its name. Raises BadRequestError.
+
+    On several machines it goes where the fewest are, and into the zone of that one.
+    """
     placement, _, described = look(name)
-    member = Member(os.urandom(8), node or free_name(placement), zone, weight)
+    if home := _home(placement):
+        if zone:
+            raise BadRequestError(f"zones come from the Ray nodes' label {ZONE}; leave it out")
+        place = home.zone, weight, home.name
+    else:
+        place = zone, weight, ""
+    member = Member(os.urandom(8), node or free_name(placement), *place)
     _planned(placement, add=[member])
     _start(name, member, data_dir, described, View())
     return member.name
@@ -157,7 +167,9 @@ def take_over(
         raise BadRequestError(
             f"node {old!r} is up; drain and remove it, which loses nothing, or force it"
         )
-    member = Member(os.urandom(8), node or free_name(placement), known.zone, known.weight)
+    home = _home(placement, known.machine)
+    zone, machine = (home.zone, home.name) if home else (known.zone, "")
+    member = Member(os.urandom(8), node or free_name(placement), zone, known.weight, machine)
     made = _planned(placement, replaced={old: member})
     check_safety(made, described, placement, forced)
     fleet.end(name, old)
@@ -196,6 +208,20 @@ def _member(placement: Placement, name: str) -> Member:
             return member
     known = ", ".join(sorted(member.name for member in placement.ring.members))
     raise BadRequestError(f"there is no node {name!r}; there are {known}")
+
+
+def _home(placement: Placement, preferred: str = "") -> Machine | None:
+    """The machine for a new node: that one if it is there; None where machines have no names."""
+    from dynamo_ray.actors.placement import machines
+
+    used = [member.machine for member in placement.ring.members]
+    if not any(used):
+        return None
+    there = machines()
+    if not there:
+        raise BadRequestError(f"no machine with the label {MACHINE} answers; see docs/machines.md")
+    same = (machine for machine in there if machine.name == preferred)
+    return next(same, None) or freest(there, used)
 
 
 def free_name(placement: Placement) -> str:

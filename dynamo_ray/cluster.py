@@ -8,6 +8,8 @@ cluster going afterwards; a Cluster object may be thrown away and attached again
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import signal
 import time
@@ -32,19 +34,22 @@ from dynamo_ray.config import (
 )
 from dynamo_ray.connecting import Way, client_of, credentials_of, open_async
 from dynamo_ray.core.charter import Charter
+from dynamo_ray.core.machines import Machine
 from dynamo_ray.core.membership import merge_views, view_from
 from dynamo_ray.core.pool import PoolError, Scaling, last_words, pool_of
 from dynamo_ray.errors import (
     BadRequestError,
     ClusterExistsError,
     ClusterNotFoundError,
+    DynamoError,
 )
-from dynamo_ray.founding import Founded, Said, agreed, check_host, found, undo
+from dynamo_ray.founding import Founded, Said, agreed, check_host, found, nodes_away, undo
 from dynamo_ray.survey import Status
 from dynamo_ray.survey import status as survey_status
 from dynamo_ray.sweep import scan as scan_keys
 
 CHARTER_FILE = "CLUSTER.json"
+_log = logging.getLogger("dynamo_ray.start")
 
 
 class Cluster(Changing):
@@ -117,6 +122,8 @@ class Cluster(Changing):
         if dry_run:
             return made
         place = fleet.locate(self.name)
+        if host is not None:
+            _machines(host)  # refuses it where each machine has its own
         place = pool.scale(place, made, host or place.host)
         self.addresses = place.addresses
         profile = load_profile(self.name)
@@ -170,7 +177,7 @@ def start(
     partitions: int | None = None,
     zones: Sequence[str] = (),
     weights: Sequence[float] = (),
-    host: str = "127.0.0.1",
+    host: str | None = None,
     exist_ok: bool = False,
     ray_address: str | None = None,
     limits: dict[str, Any] | None = None,
@@ -182,12 +189,15 @@ def start(
     `w` (2). The i-th node is in `zones[i % len(zones)]` with weight `weights[i]`. A cluster keeps
     for life what it was founded with: for one that exists, leave that out or say the same. Uses the
     Ray that this process is connected to, or the one at `ray_address` or RAY_ADDRESS, or starts a
-    local one.
+    local one. Members listen at `host` (127.0.0.1).
+
+    Where Ray nodes have labels that name their machines (docs/machines.md) there is one node on
+    each by default; its zone, and where it listens, are the machine's.
 
     Raises SettingsError, BadRequestError, ClusterExistsError (unless `exist_ok`),
     DataDirectoryError.
     """
-    from dynamo_ray.actors import fleet
+    from dynamo_ray.actors import fleet, placement
 
     check_name(name)
     with _said_in_words():
@@ -199,7 +209,7 @@ def start(
     folder = Path(data_dir) if data_dir is not None else home() / "data" / name
     if not _ray_is_there(ray_address):  # nothing can be running: refuse before a Ray is started
         agreed(folder, name, said)
-        check_host(host)
+        check_host(host or placement.LOOPBACK)
     owns_ray = _ensure_ray(ray_address)
     if fleet.member_names(name, fleet.NODE):
         if not exist_ok:
@@ -207,16 +217,18 @@ def start(
         cluster = attach(name)
         said.check(cluster.charter)
         return cluster
-    founded = found(folder, name, said)
+    there = _machines(host)
+    founded = found(folder, name, replace(said, machines=there))
     try:
-        cluster = _launch(founded, host, pool)
+        cluster = _launch(founded, host or "", pool, there)
     except ClusterExistsError:
         if not exist_ok:
             raise
         cluster = attach(name)  # somebody else was faster
         said.check(cluster.charter)
     except BaseException:
-        undo(founded)
+        with contextlib.suppress(DynamoError):  # a machine cannot be asked: what is there stays
+            undo(founded, placement.do_on)
         raise
     cluster._owns_ray = owns_ray
     return cluster
@@ -312,31 +324,57 @@ def _ensure_ray(ray_address: str | None) -> bool:
     return False
 
 
-def _launch(founded: Founded, host: str, names: Sequence[str]) -> Cluster:
-    """Start the nodes, and then the coordinators of these names."""
-    from dynamo_ray.actors import fleet, pool
+def machines(ray_address: str) -> list[Machine]:
+    """The machines of a Ray cluster that may hold data, if it has labels that name them."""
+    from dynamo_ray.actors import fleet, placement
 
-    charter, folder, name = founded.charter, founded.folder, founded.charter.name
+    fleet.attach_ray(ray_address)
+    return placement.machines()
+
+
+def _machines(host: str | None) -> list[Machine]:
+    from dynamo_ray.actors import placement
+
+    there = placement.machines()
+    if there and host is not None:
+        raise BadRequestError(
+            f"members listen at their machines' own addresses, not at {host}; leave host out"
+        )
+    return there
+
+
+def _launch(founded: Founded, host: str, names: Sequence[str], there: Sequence[Machine]) -> Cluster:
+    """Start the nodes, and then the coordinators of these names."""
+    from dynamo_ray.actors import fleet, placement, pool
+
+    charter, folder, name = founded.charter, founded.folder.absolute(), founded.charter.name
+    homes = [machine.name for machine in there] or [""]
+    known = founded.placement(homes, placement.do_on)
+    away = nodes_away(known, there, fleet.ray_address())
     founding: dict[str, Any] = {
         "charter": charter.to_dict(),
         "secrets": founded.secrets,
-        "view": founded.placement.view.to_rows(),
+        "view": known.view.to_rows(),
         "first_start": founded.is_new,
     }
     nodes: dict[str, Any] = {}
     coordinators: list[Any] = []
     try:
-        for m in founded.placement.ring.members:
-            given = founding, fleet.row_of(m), str(folder / m.name), host
+        for m in known.ring.members:
+            where, row = placement.pinned(m.machine), fleet.row_of(m)
+            given = where, founding, row, str(folder / m.name), host
             nodes[m.name] = fleet.create(name, fleet.NODE, m.name, *given)
-        described = fleet.wait_until_up(nodes)
+            if m.name in away:
+                _log.warning("%s starts when its machine %s is there", m.name, m.machine)
+        present = {one: handle for one, handle in nodes.items() if one not in away}
+        described = fleet.wait_until_up(present)
         views = [view_from(one["view"]) for one in described.values()]
         # The nodes may remember coordinators of an earlier start, and of a larger pool.
         view = last_words(reduce(merge_views, views), names, time.time_ns() // 1_000_000)
-        fleet.teach(list(nodes.values()), view.to_rows())
+        fleet.teach(list(present.values()), view.to_rows())
         place = fleet.Place(charter, view, founded.secrets)
         coordinators, view = pool.begin(place, names, host)
-        fleet.teach([*nodes.values(), *coordinators], view.to_rows())
+        fleet.teach([*present.values(), *coordinators], view.to_rows())
     except BaseException:
         fleet.stop([*nodes.values(), *coordinators])
         raise

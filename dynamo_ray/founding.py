@@ -13,14 +13,16 @@ import secrets as random_secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from dynamo_ray.core.charter import FORMAT, Charter, CharterError, charter_from
-from dynamo_ray.core.membership import View, merge_views
+from dynamo_ray.core.machines import MACHINE, ZONE, Machine, nodes_on
+from dynamo_ray.core.membership import View, merge_views, view_from
 from dynamo_ray.core.ring import Member
 from dynamo_ray.core.settings import SettingsError, settings_from
 from dynamo_ray.core.slots import Placement, placed
@@ -38,31 +40,49 @@ UNDO_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """The settings that were given (by name; `limits` and `times` as dicts), and the members."""
+    """The settings that were given (by name; `limits` and `times` as dicts), and the members.
+
+    On several `machines` these say how many nodes there are, if `nodes` does not, and the zones.
+    """
 
     settings: dict[str, Any]
     nodes: int | None
     zones: Sequence[str]
     weights: Sequence[float]
+    machines: Sequence[Machine] = ()
 
     def charter(self, name: str) -> Charter:
         """The charter of a new cluster. Raises SettingsError."""
         settings = settings_from(self.settings)
-        count = NODES if self.nodes is None else self.nodes
-        if count < settings.n:
-            raise SettingsError(
-                f"n is {settings.n} and there are {count} nodes; a key's copies need n nodes"
-            )
+        places = self._places(settings.n)
+        count = len(places)
         if self.weights and len(self.weights) != count:
             raise SettingsError(
                 f"there are {len(self.weights)} weights for {count} nodes; give one each"
             )
         weights = self.weights or [1] * count
         members = tuple(
-            Member(os.urandom(8), f"n{i + 1}", zone, weight)
-            for i, (zone, weight) in enumerate(zip(self._zones(count), weights, strict=True))
+            Member(os.urandom(8), f"n{i + 1}", zone, weight, machine)
+            for i, ((zone, machine), weight) in enumerate(zip(places, weights, strict=True))
         )
         return Charter(os.urandom(16), name, settings, members)
+
+    def _places(self, copies: int) -> list[tuple[str, str]]:
+        """Zone and machine of each node. Raises SettingsError if keys had fewer than n copies."""
+        if self.machines:
+            if self.zones:
+                raise SettingsError(
+                    f"zones come from the Ray nodes' label {ZONE} where machines have names;"
+                    " leave them out"
+                )
+            on = nodes_on(self.machines, self.nodes, copies)
+            return [(machine.zone, machine.name) for machine in on]
+        count = NODES if self.nodes is None else self.nodes
+        if count < copies:
+            raise SettingsError(
+                f"n is {copies} and there are {count} nodes; a key's copies need n nodes"
+            )
+        return [(zone, "") for zone in self._zones(count)]
 
     def check(self, charter: Charter) -> None:
         """Refuse to start a cluster with other settings than its own. Raises SettingsError."""
@@ -94,7 +114,7 @@ class Said:
         return [self.zones[i % len(self.zones)] if self.zones else "" for i in range(count)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Founded:
     """A cluster's directory, read. `is_new`: it was founded just now, by whoever asked."""
 
@@ -103,13 +123,16 @@ class Founded:
     secrets: list[bytes]
     is_new: bool
 
-    @cached_property
-    def placement(self) -> Placement:
-        """Who its nodes are by now, and who owns what, as far as their directories tell."""
-        view = View()
-        for path in sorted(self.folder.glob(f"*/{VIEW}")):
-            view = merge_views(view, read_view(path.parent) or View())
-        return placed(self.charter, view)
+    def placement(self, machines: Iterable[str], do_on: Callable[..., Any]) -> Placement:
+        """Who its nodes are by now, and who owns what, as directories tell on these machines."""
+        known = [view_from(do_on(machine, views_in, self.folder)) for machine in machines]
+        return placed(self.charter, reduce(merge_views, known, View()))
+
+
+def views_in(folder: Path) -> list[Any]:
+    """What the nodes that have their directories in `folder` know together, as rows."""
+    paths = sorted(folder.glob(f"*/{VIEW}"))
+    return reduce(merge_views, (read_view(p.parent) or View() for p in paths), View()).to_rows()
 
 
 def agreed(folder: Path, name: str, said: Said) -> Charter | None:
@@ -164,21 +187,65 @@ def charter_in(folder: Path) -> Charter | None:
     return _read(path)[0] if _is_there(path) else None
 
 
-def undo(founded: Founded) -> None:
+def nodes_away(founded: Placement, there: Sequence[Machine], ray: str) -> list[str]:
+    """The names of the nodes whose machines are not there now; they start when these come.
+
+    Raises SettingsError where no node would find its data; `ray` says which Ray cluster it is.
+    """
+    names = {machine.name for machine in there}
+    homes = {m.name: m.machine for m in founded.ring.members if m.machine}
+    charter = founded.charter
+    if not homes and len(there) > 1:
+        raise SettingsError(
+            f"cluster {charter.name!r} was founded on one machine, which had no label {MACHINE},"
+            f" and the Ray cluster at {ray} has several; start it in a Ray on that machine alone"
+        )
+    away = [name for name, machine in homes.items() if machine not in names]
+    if away and len(away) == len(homes):
+        raise SettingsError(
+            f"the data of cluster {charter.name!r} is on {', '.join(sorted(set(homes.values())))},"
+            f" and no Ray node of the cluster at {ray} has such a label {MACHINE}"
+        )
+    return away
+
+
+def _do_here(machine: str, act: Callable[..., Any], *args: Any) -> Any:
+    return act(*args)
+
+
+def undo(founded: Founded, do_on: Callable[..., Any] = _do_here) -> None:
     """Remove what a founding left whose cluster never came up, so that another can be founded.
 
     Not if a node runs there after all (somebody else has started the cluster since), nor if a node
-    took a write, which a client that was quick may have been told is done.
+    took a write, which a client that was quick may have been told is done; nor if a machine cannot
+    be asked. `do_on(machine, act, *args)` acts on a machine.
     """
-    places = [founded.folder / member.name for member in founded.charter.members]
+    if not founded.is_new:
+        return
+    places: dict[str, list[Path]] = {}
+    for member in founded.charter.members:
+        places.setdefault(member.machine, []).append(founded.folder / member.name)
+    if any(do_on(machine, are_kept, on_it) for machine, on_it in places.items()):
+        return
+    for machine, on_it in places.items():
+        do_on(machine, remove, on_it)
+    (founded.folder / CHARTER_FILE).unlink(missing_ok=True)
+
+
+def are_kept(places: Sequence[Path]) -> bool:
+    """True if one of these nodes runs, or has taken a write."""
     deadline = time.monotonic() + UNDO_S  # processes that were told to end are ending
-    while founded.is_new and any(map(is_in_use, places)) and time.monotonic() < deadline:
+    while any(map(is_in_use, places)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    kept = any(map(is_in_use, places)) or any(map(holds_records, places))
-    if founded.is_new and not kept:
-        for place in places:
-            shutil.rmtree(place, ignore_errors=True)
-        (founded.folder / CHARTER_FILE).unlink(missing_ok=True)
+    return any(map(is_in_use, places)) or any(map(holds_records, places))
+
+
+def remove(places: Sequence[Path]) -> None:
+    """Remove the directories of nodes, and the one around them on a machine that has no more."""
+    for place in places:
+        shutil.rmtree(place, ignore_errors=True)
+    with suppress(OSError):  # it holds something, as CLUSTER.json
+        places[0].parent.rmdir()
 
 
 def check_host(host: str) -> None:

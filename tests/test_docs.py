@@ -22,12 +22,14 @@ import yaml
 
 import dynamo_ray
 from cli.main import _application
+from dynamo_ray.core.machines import MACHINE, ZONE
 from dynamo_ray.core.messages import Code
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.sim.checkers import CHECKERS
 from tests.sim.test_guards import GUARDS
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = "/var/lib/dynamo_ray"
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text("utf-8")
     for path in (*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md")
@@ -332,5 +334,75 @@ def test_the_cluster_file_has_what_a_store_needs() -> None:
         assert "RAY_gcs_rpc_server_reconnect_timeout_s=86400" in command
         assert "RAY_health_check_timeout_ms=600000" in command
     assert "RAY_gcs_storage=rocksdb" in head and "--num-cpus=0" in head and "--labels" not in head
-    assert "--labels=" in workers and "zone" in workers
+    assert "RAY_enable_autoscaler_v2=0" in head, "or the last machine is left out"
+    (labels,) = re.findall(r'--labels="(.*)"', workers)
+    assert [one.split("=")[0] for one in labels.split(",")] == [MACHINE, ZONE]
+    assert f"-v {DATA}:{DATA}" in given["docker"]["run_options"]
+    assert labels.count(f"$(cat {DATA}/") == 2, "the name is with the data"
+    assert settings_of(head) >= settings_of(workers)
     assert "NOT TRIED" in text
+
+
+def settings_of(command: str) -> set[str]:
+    """The settings of Ray's that stand before a command."""
+    return set(re.findall(r"\bRAY_\w+=\S+", command))
+
+
+# ---- docs/kuberay.yaml
+
+KUBERAY = list(yaml.safe_load_all((ROOT / "docs/kuberay.yaml").read_text("utf-8")))
+RAY_CLUSTER = KUBERAY[-1]["spec"]
+# What Kubernetes takes as a label's name (its IsQualifiedName), which KubeRay holds labels to.
+LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-\w.]*[A-Za-z0-9])?")
+
+
+def test_the_manifest_is_of_kinds_and_fields_that_kuberay_has() -> None:
+    """By hand from KubeRay 1.7's RayCluster, whose whole schema (900 KB) it was checked against."""
+    kinds = ["Secret", *["PersistentVolumeClaim"] * 4, "RayCluster"]
+    assert [one["kind"] for one in KUBERAY] == kinds
+    assert RAY_CLUSTER.keys() <= set(
+        "rayVersion authOptions gcsFaultToleranceOptions enableInTreeAutoscaling upgradeStrategy"
+        " headGroupSpec workerGroupSpecs".split()
+    )
+    assert RAY_CLUSTER["headGroupSpec"].keys() <= {"rayStartParams", "template", "labels"}
+    for group in RAY_CLUSTER["workerGroupSpecs"]:
+        assert group.keys() == set(
+            "groupName replicas minReplicas maxReplicas labels rayStartParams template".split()
+        )
+        assert all(LABEL.fullmatch(name) for name in group["labels"])
+    for spec in pods():
+        assert spec["containers"][0].keys() <= set(
+            "name image env resources ports volumeMounts".split()
+        )
+
+
+def pods() -> Iterator[Any]:
+    """The head's pod and then the workers'."""
+    for group in (RAY_CLUSTER["headGroupSpec"], *RAY_CLUSTER["workerGroupSpecs"]):
+        yield group["template"]["spec"]
+
+
+def test_the_manifest_has_what_a_store_needs() -> None:
+    head = RAY_CLUSTER["headGroupSpec"]
+    assert RAY_CLUSTER["gcsFaultToleranceOptions"]["backend"] == "rocksdb"
+    assert RAY_CLUSTER["authOptions"]["mode"] == "token"
+    assert RAY_CLUSTER["enableInTreeAutoscaling"] is False
+    assert RAY_CLUSTER["upgradeStrategy"]["type"] == "None"
+    assert head["rayStartParams"]["num-cpus"] == "0" and "labels" not in head
+    groups = RAY_CLUSTER["workerGroupSpecs"]
+    assert all(g["replicas"] == g["minReplicas"] == g["maxReplicas"] == 1 for g in groups)
+    assert len({group["labels"][MACHINE] for group in groups}) == len(groups) >= 3
+    assert len({group["labels"][ZONE] for group in groups}) == len(groups)
+    claims = [spec["volumes"][0]["persistentVolumeClaim"]["claimName"] for spec in pods()]
+    made = [one["metadata"]["name"] for one in KUBERAY if one["kind"] == "PersistentVolumeClaim"]
+    assert sorted(claims) == sorted(made), "a disk of its own for each"
+    for spec in pods():
+        assert spec["containers"][0]["volumeMounts"][0]["mountPath"] == DATA
+
+
+def test_the_manifest_and_the_cluster_file_have_the_same_settings() -> None:
+    given = yaml.safe_load((ROOT / "cluster.yaml").read_text("utf-8"))
+    asked = settings_of(given["worker_start_ray_commands"][-1]) - {"RAY_AUTH_MODE=token"}
+    for spec in pods():
+        env = {f"{one['name']}={one['value']}" for one in spec["containers"][0]["env"]}
+        assert env >= asked

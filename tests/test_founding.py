@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from dynamo_ray import founding
-from dynamo_ray.core.charter import FORMAT
+from dynamo_ray.core.charter import FORMAT, charter_from
+from dynamo_ray.core.machines import Machine
+from dynamo_ray.core.membership import View
 from dynamo_ray.core.settings import SettingsError
+from dynamo_ray.core.slots import placed
 from dynamo_ray.errors import BadRequestError, DataDirectoryError
-from dynamo_ray.founding import CHARTER_FILE, Said, agreed, check_host, found, undo
+from dynamo_ray.founding import CHARTER_FILE, Said, agreed, check_host, found, nodes_away, undo
 from dynamo_ray.storage import identity as identities
 from dynamo_ray.storage.codec import Record
 from dynamo_ray.storage.disk import RealDisk
@@ -91,6 +94,89 @@ def test_and_refuses_another(other: Said, word: str) -> None:
     assert word in str(told.value)
 
 
+# ---- several machines
+
+THREE = [Machine(name, zone, f"192.0.2.{i}") for i, (name, zone) in enumerate(["xa", "yb", "zc"])]
+
+
+def on(machines: list[Machine], nodes: int | None = None, n: int = 3, **more: Any) -> Said:
+    quorums = {"n": n, "r": min(n, 2), "w": min(n, 2)}
+    return Said(quorums, nodes, more.get("zones", ()), more.get("weights", ()), machines)
+
+
+def test_a_new_cluster_has_a_node_on_each_machine_and_keeps_where(tmp_path: Path) -> None:
+    charter = found(tmp_path, "carts", on(THREE)).charter
+    placed = [(m.name, m.machine, m.zone) for m in charter.members]
+    assert placed == [("n1", "x", "a"), ("n2", "y", "b"), ("n3", "z", "c")]
+    again = agreed(tmp_path, "carts", said())
+    assert again == charter == charter_from(charter.to_dict())
+    assert again.ring().epoch == charter.ring().epoch
+
+
+def test_more_nodes_than_machines_take_turns_and_no_key_has_two_copies_on_one() -> None:
+    charter = on(THREE, nodes=6).charter("x")
+    assert [m.machine for m in charter.members] == ["x", "y", "z"] * 2
+    ring, at = charter.ring(), {m.node: m.machine for m in charter.members}
+    for partition in range(ring.partitions):
+        assert len({at[node] for node in ring.owners(partition)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (on(THREE, n=4), "n is 4 and 3 machines of the Ray cluster have the label dynamo-ray/mach"),
+        (on(THREE[:1], n=2), "n is 2 and 1 machine of the Ray cluster has the label"),
+        (on(THREE, nodes=2), "n is 3 and 2 nodes are asked for"),
+        (on(THREE[:2], nodes=5), "n is 3 and 2 machines"),
+        (on(THREE, zones=("a", "b")), "zones come from the Ray nodes' label dynamo-ray/zone"),
+        (on(THREE, weights=(1.0, 2.0)), "2 weights for 3 nodes"),
+    ],
+    ids=str,
+)
+def test_what_machines_cannot_hold_is_refused_in_words(wrong: Said, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        wrong.charter("x")
+
+
+def test_a_start_goes_without_machines_that_are_away_but_not_without_all() -> None:
+    known = placed(on(THREE).charter("carts"), View())
+    assert nodes_away(known, THREE, "ray") == []
+    assert nodes_away(known, THREE[1:], "ray") == ["n1"]
+    strangers = [Machine("q", "a", "192.0.2.9")]
+    for there in ([], strangers):
+        with pytest.raises(SettingsError, match=r"the data of cluster 'carts' is on x, y, z, and"):
+            nodes_away(known, there, "ray")
+
+
+def test_a_cluster_of_one_machine_is_not_spread_over_several() -> None:
+    """Its data is on one of them, and nobody knows which."""
+    known = placed(said().charter("carts"), View())
+    assert nodes_away(known, [], "ray") == nodes_away(known, THREE[:1], "ray") == []
+    with pytest.raises(SettingsError, match="was founded on one machine"):
+        nodes_away(known, THREE, "ray")
+
+
+def test_what_a_founding_left_is_undone_on_each_machine(tmp_path: Path) -> None:
+    """Not where a machine has something to keep, and then nowhere."""
+    folder = tmp_path / "carts"
+    founded = found(folder, "carts", on(THREE))
+    disks = {machine.name: tmp_path / machine.name for machine in THREE}
+    for name, node in zip(disks, ("n1", "n2", "n3"), strict=True):
+        (disks[name] / node).mkdir(parents=True)
+
+    def do_on(machine: str, act: Any, places: list[Path]) -> Any:
+        return act([disks[machine] / place.name for place in places])
+
+    keeper = RealDisk(disks["z"] / "n3")
+    keeper.lock("LOCK")
+    undo(founded, do_on)
+    assert all(disk.exists() for disk in disks.values()) and (folder / CHARTER_FILE).exists()
+    keeper.close()
+    undo(founded, do_on)
+    assert not any(disk.exists() for disk in disks.values())
+    assert not (folder / CHARTER_FILE).exists()
+
+
 def test_two_who_found_one_cluster_at_once_found_the_same(tmp_path: Path) -> None:
     """Whoever wrote the charter last once replaced the other's, under a cluster that ran."""
     for turn in range(10):
@@ -146,7 +232,7 @@ def test_a_directory_is_judged_before_anything_is_started(tmp_path: Path) -> Non
 def test_a_newer_charter_wants_the_newer_version(tmp_path: Path) -> None:
     found(tmp_path, "carts", said())
     path = tmp_path / CHARTER_FILE
-    path.write_text(path.read_text().replace('"format": 1', f'"format": {FORMAT + 1}'))
+    path.write_text(path.read_text().replace(f'"format": {FORMAT}', f'"format": {FORMAT + 1}'))
     with pytest.raises(DataDirectoryError, match="start it with the newer version"):
         agreed(tmp_path, "carts", said())
 

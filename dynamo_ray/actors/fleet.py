@@ -1,9 +1,9 @@
 """A cluster's actors in Ray: named, created, found, stopped.
 
-All are detached, in one namespace, named `CLUSTER/ROLE/MEMBER`, restarted in place for ever and
-never retried by Ray (a Ray call that failed may still run later). They ask for no CPU, so that a
-laptop runs a cluster. Every wait for Ray is bounded; what Ray says about authentication is said in
-words.
+All are detached, in one namespace, named `CLUSTER/ROLE/MEMBER`, restarted for ever where
+`placement` says, and never retried by Ray (a Ray call that failed may still run later). They ask
+for no CPU, so that a laptop runs a cluster. Every wait for Ray is bounded; what Ray says about
+authentication is said in words.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import ray
 
 from dynamo_ray.actors.local_ray import own_handlers
 from dynamo_ray.actors.members import CoordinatorActor, NodeActor
+from dynamo_ray.actors.placement import pinned
 from dynamo_ray.core.charter import Charter, charter_from
 from dynamo_ray.core.membership import View, merge_views, view_from
 from dynamo_ray.core.pool import serving
@@ -77,9 +78,10 @@ def actor_name(cluster: str, role: str, name: str) -> str:
     return f"{cluster}/{role}/{name}"
 
 
-def create(cluster: str, role: str, name: str, *args: Any) -> Any:
+def create(cluster: str, role: str, name: str, where: dict[str, Any], *args: Any) -> Any:
     """Create a member's actor; it starts by itself and tells how by `describe`.
 
+    `where` are the options by which Ray places it.
     Raises ClusterExistsError if Ray has one of that name.
     """
     options = {
@@ -91,6 +93,7 @@ def create(cluster: str, role: str, name: str, *args: Any) -> Any:
         "max_task_retries": 0,
         "max_concurrency": 64,
         "enable_task_events": False,
+        **where,
     }
     try:
         return ray.remote(_CLASSES[role]).options(**options).remote(*args)
@@ -176,8 +179,9 @@ def join(place: Place, member: Member, data_dir: str, rows: list[Any]) -> None:
         "first_start": False,  # it can prove nothing yet of what it will own
     }
     hosts = [fact.host for fact in place.view.nodes().values()]
-    host = max(sorted(set(hosts)), key=hosts.count)
-    handle = create(cluster, NODE, member.name, founding, row_of(member), data_dir, host)
+    host = "" if member.machine else max(sorted(set(hosts)), key=hosts.count)
+    given = pinned(member.machine), founding, row_of(member), data_dir, host
+    handle = create(cluster, NODE, member.name, *given)
     try:
         wait_until_up({member.name: handle})
     except BaseException:
@@ -200,7 +204,7 @@ def end(cluster: str, node: str) -> None:
 
 
 def row_of(member: Member) -> list[Any]:
-    return [member.node, member.name, member.zone, member.weight]
+    return [member.node, member.name, member.zone, member.weight, member.machine]
 
 
 def wait_until_up(handles: dict[str, Any], timeout_s: float = START_S) -> dict[str, dict[str, Any]]:

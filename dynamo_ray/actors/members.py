@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from dynamo_ray.actors.hosting import Hosted
+from dynamo_ray.actors.placement import own_address
 from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.membership import View, view_from
 from dynamo_ray.core.pool import LEAVING
@@ -76,11 +77,14 @@ class MemberActor:
 
 
 class NodeActor(MemberActor):
-    """A storage node; its data lives in `data_dir`, and `member` is [id, name, zone, weight]."""
+    """A storage node; its data lives in `data_dir`, and `member` is a row of `fleet.row_of`.
+
+    `host` may be empty: its machine's own.
+    """
 
     def __init__(self, founding: Founding, member: list[Any], data_dir: str, host: str) -> None:
         self.data_dir = data_dir
-        self.host = host
+        self.host = host or own_address()
         self.member = RingMember(*member)
         self.recovering = Recovering(self.member.name)
         super().__init__(founding, self.member.name)
@@ -141,10 +145,10 @@ class NodeActor(MemberActor):
 
 
 class CoordinatorActor(MemberActor):
-    """A coordinator."""
+    """A coordinator. `host` may be empty: its machine's own address."""
 
     def __init__(self, founding: Founding, name: str, host: str) -> None:
-        self.host = host
+        self.host = host or own_address()
         self.leaving = False
         super().__init__(founding, name)
 

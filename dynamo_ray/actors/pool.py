@@ -18,6 +18,7 @@ import ray
 
 from dynamo_ray.actors import fleet
 from dynamo_ray.actors.fleet import COORDINATOR, NODE, Place
+from dynamo_ray.actors.placement import machines, preferred
 from dynamo_ray.core.membership import View, merge_views, view_from
 from dynamo_ray.core.pool import Scaling, last_words, scaling
 from dynamo_ray.errors import ClusterNotFoundError
@@ -35,6 +36,8 @@ _log = logging.getLogger("dynamo_ray.pool")
 def begin(place: Place, names: Sequence[str], host: str) -> tuple[list[Any], View]:
     """Start coordinators and wait until they are up: their actors, and what they all know.
 
+    They listen at `host`; on several machines in turn, at the addresses of these.
+
     Raises ClusterExistsError or UnavailableError; none of them is left running then.
     """
     founding: dict[str, Any] = {
@@ -44,8 +47,10 @@ def begin(place: Place, names: Sequence[str], host: str) -> tuple[list[Any], Vie
     }
     handles: dict[str, Any] = {}
     try:
+        there = machines()
         for name in names:
-            given = founding, name, host
+            where = preferred(int(name[1:]) - 1, there)
+            given = where, founding, name, "" if there else host
             handles[name] = fleet.create(place.charter.name, COORDINATOR, name, *given)
         described = fleet.wait_until_up(handles)
     except BaseException:

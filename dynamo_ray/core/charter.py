@@ -12,7 +12,7 @@ from typing import Any
 from dynamo_ray.core.ring import Member, Ring, claim
 from dynamo_ray.core.settings import Settings, settings_from
 
-FORMAT = 1
+FORMAT = 2  # since 2 a member has a machine
 
 
 class CharterError(ValueError):
@@ -47,7 +47,13 @@ class Charter:
             "name": self.name,
             "settings": self.settings.to_dict(),
             "members": [
-                {"node": m.node.hex(), "name": m.name, "zone": m.zone, "weight": m.weight}
+                {
+                    "node": m.node.hex(),
+                    "name": m.name,
+                    "zone": m.zone,
+                    "weight": m.weight,
+                    "machine": m.machine,
+                }
                 for m in self.members
             ],
         }
@@ -61,7 +67,9 @@ def charter_from(given: dict[str, Any]) -> Charter:
                 f"the charter has format {given['format']}; this version reads up to {FORMAT}"
             )
         members = tuple(
-            Member(bytes.fromhex(m["node"]), m["name"], m["zone"], m["weight"])
+            Member(
+                bytes.fromhex(m["node"]), m["name"], m["zone"], m["weight"], m.get("machine", "")
+            )
             for m in given["members"]
         )
         settings = settings_from(given["settings"])

@@ -1,6 +1,6 @@
 """What one member believes of the cluster: who is there and where, who has what, what is wished.
 
-    facts    what each member says of itself: address, zone, weight     written by itself
+    facts    what each member says of itself: address, zone, machine …  written by itself
     slots    who owns a slot, since the cluster was founded             by its present owner
     wishes   which slot an operator wants moved, and to whom            by who took the command
     ends     nodes that are removed, or replaced by another             by who took the command
@@ -42,6 +42,7 @@ class Fact:
     port: int
     zone: str = ""
     weight: float = 1.0
+    machine: str = ""
 
     @property
     def key(self) -> Key:
@@ -50,7 +51,7 @@ class Fact:
 
     def to_row(self) -> list[Any]:
         """The fact as plain values, for the wire and for JSON-like files."""
-        where = [self.name, self.host, self.port, self.zone, self.weight]
+        where = [self.name, self.host, self.port, self.zone, self.weight, self.machine]
         return [self.incarnation, self.revision, self.member, self.role, *where]
 
 
@@ -165,13 +166,14 @@ def view_from(rows: Iterable[Any]) -> View:
 
 
 def _fact(row: Iterable[Any]) -> Fact:
-    incarnation, revision, member, role, name, host, port, zone, weight = row
+    incarnation, revision, member, role, name, host, port, zone, weight, machine = row
     if role not in (NODE_ROLE, COORDINATOR_ROLE) or not 0 < port < 65_536:
         raise ValueError(f"a fact of a view cannot be read: {name!r} at {host!r}:{port!r}")
     if not isinstance(weight, float | int) or not (isfinite(weight) and weight >= 0):
         raise ValueError(f"a weight is finite and not negative, {name!r} has {weight!r}")
     since = _bytes(incarnation), _number(revision), _bytes(member)
-    return Fact(*since, role, str(name), str(host), port, str(zone), float(weight))
+    place = str(zone), float(weight), str(machine)
+    return Fact(*since, role, str(name), str(host), port, *place)
 
 
 def _number(given: Any) -> int:

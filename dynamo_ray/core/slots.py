@@ -111,7 +111,7 @@ def placed(charter: Charter, view: View) -> Placement:
 def _ring_of(charter: Charter, founded: Ring, view: View) -> Ring:
     members = {member.node: member for member in charter.members}
     for node, fact in view.nodes().items():
-        members[node] = Member(node, fact.name, fact.zone, fact.weight)
+        members[node] = Member(node, fact.name, fact.zone, fact.weight, fact.machine)
     slots = list(founded.slots)
     for slot, known in view.slots.items():
         if slot < len(slots):

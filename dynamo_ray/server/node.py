@@ -442,5 +442,5 @@ async def open_node(
         host, port = await server.open(host, 0, identity)
     who = incarnation, 0, member.node, NODE_ROLE, member.name
     place = (before.zone, before.weight) if before else (member.zone, member.weight)
-    server.join(Fact(*who, host, port, *place))
+    server.join(Fact(*who, host, port, *place, member.machine))
     return server

@@ -14,6 +14,7 @@ import pytest
 import dynamo_ray
 from cli import cluster as commands
 from dynamo_ray.config import Profile, list_profiles, load_profile, save_profile
+from dynamo_ray.core.machines import Machine
 from dynamo_ray.core.pool import Scaling, scaling
 from dynamo_ray.errors import BadRequestError, DataDirectoryError, UnavailableError
 from tests.cli.conftest import Command
@@ -34,6 +35,7 @@ class Played:
         self.pool = {"c1": "up", "c2": "up"}
         self.scaled: list[int] = []
         self.failure: Exception | None = None
+        self.machines: list[Machine] = []
         self.cluster_id = "ab" * 16
 
     def launch(self) -> dict[str, Any]:
@@ -79,6 +81,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Played:
     ray = Played()
     monkeypatch.setattr(commands, "launch_ray", ray.launch)
     monkeypatch.setattr(commands, "use_ray", lambda begun: None)
+    monkeypatch.setattr(commands, "machines_at", lambda ray_address: ray.machines)
     monkeypatch.setattr(commands, "end_ray", lambda begun: ray.ended.append(begun["temp_dir"]))
     monkeypatch.setattr(dynamo_ray, "start", ray.start)
     monkeypatch.setattr(dynamo_ray, "attach", ray.attach)
@@ -171,6 +174,14 @@ def test_a_ray_that_is_named_is_used_and_never_ended(
     assert profile is not None and profile.ray == {}
     assert dr("stop", "carts", "--yes").code == 0
     assert played.stopped == ["carts"] and played.ended == []
+
+
+def test_the_plan_tells_the_machines_of_a_ray_that_is_named(dr: Command, played: Played) -> None:
+    played.machines = [Machine(f"m{i}", "", f"192.0.2.{i}") for i in range(4)]
+    done = dr("start", "carts", "--ray-address", "192.0.2.9:6379", "--dry-run")
+    assert done.code == 0 and "4 nodes" in done.err and "on m0, m1, m2, m3" in done.err
+    done = dr("start", "carts", "--ray-address", "192.0.2.9:6379", "--n", "5", "--dry-run")
+    assert done.code != 0 and "4 machines of the Ray cluster have the label" in done.err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,169 @@
+"""A cluster on the machines of cluster.yaml, as hosts in namespaces: placed, hurt, whole again.
+
+What the commands of cluster.yaml begin is used as the pages say, by the command line on the hosts.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import FILE, START, Machines
+from tests.cluster.hosts import ROOT
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(400)]
+
+LASTS_S = 12.0
+GAP_S = 2.0
+ONE, TWO, THREE = FILE["provider"]["worker_ips"]
+LISTENS = "import socket; socket.create_connection(('{}', {}), 5)"
+
+
+@pytest.fixture(scope="module")
+def carts(machines: Machines) -> Machines:
+    """The cluster, started on the head, with what `start` does by default."""
+    machines.store(START.removeprefix("dynamo-ray "))
+    return machines
+
+
+def wait(condition: Callable[[], Any], timeout_s: float, what: str) -> float:
+    """Wait until it is true; how long that took in seconds."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() < begun + timeout_s, f"{what} did not come in {timeout_s:g} s"
+        time.sleep(0.5)
+    return time.monotonic() - begun
+
+
+def under_load(carts: Machines, act: Callable[[], Any], host: str = "head") -> dict[str, Any]:
+    """What a client on that host was told while it happened."""
+    line = f"cd {ROOT} && python -m tests.cluster.load {LASTS_S} {time.monotonic_ns()}"
+    command = carts.hosts[host].command(line)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "ready\n"
+        time.sleep(1.0)
+        act()
+        told: dict[str, Any] = json.loads(client.communicate(timeout=LASTS_S + 60)[0])
+    print({**told, "lost": len(told["lost"])})
+    return told
+
+
+def is_whole(carts: Machines) -> bool:
+    status = carts.status()
+    return all(one["state"] == "up" for one in (*status["nodes"], *status["coordinators"]))
+
+
+# ---- where members are
+
+
+def test_each_machine_has_one_node_and_the_head_none(carts: Machines) -> None:
+    nodes = {node["name"]: node for node in carts.status()["nodes"]}
+    hosts = [host.address for host in carts.storage.values()]
+    assert [nodes[name]["address"].split(":")[0] for name in ("n1", "n2", "n3")] == hosts
+    assert [nodes[name]["zone"] for name in ("n1", "n2", "n3")] == ["a", "b", "c"]
+    for name, host in carts.hosts.items():
+        there = host.run("ls /var/lib/dynamo_ray/carts || true").split()
+        assert there == (["CLUSTER.json"] if name == "head" else [f"n{name[1:]}"])
+        commands = host.run("cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'")
+        assert ("ray::NodeActor" in commands) is (name != "head")
+        assert "ray::CoordinatorActor" not in commands or name != "head"
+
+
+def test_coordinators_are_on_different_machines(carts: Machines) -> None:
+    assert carts.addresses_of_pool() == [ONE, TWO]
+
+
+def test_members_listen_at_their_machine_s_address_alone(carts: Machines) -> None:
+    for node in carts.status()["nodes"]:
+        address, port = node["address"].split(":")
+        host = next(one for one in carts.hosts.values() if one.address == address)
+        host.run(f'python -c "{LISTENS.format(address, port)}"')
+        assert "refused" in host.refused(f'python -c "{LISTENS.format("127.0.0.1", port)}"')
+
+
+def test_copies_of_a_key_are_in_all_zones(carts: Machines) -> None:
+    told = json.loads(carts.store("where -c carts some-key --json"))
+    assert sorted(told["owners"]) == ["n1", "n2", "n3"]
+
+
+def test_more_copies_than_machines_are_refused_in_words(carts: Machines) -> None:
+    said = carts.head.refused(f"RAY_ADDRESS={carts.ray} dynamo-ray start more --n 4 --w 3")
+    assert "n is 4 and 3 machines of the Ray cluster have the label" in " ".join(said.split())
+
+
+def test_a_node_that_joins_has_a_machine_too(carts: Machines) -> None:
+    """And copies of a key stay on three of them, though four nodes are there, two on one."""
+    carts.store("node add -c carts --yes")
+    nodes = {node["name"]: node for node in carts.status()["nodes"]}
+    assert nodes["n4"]["address"].startswith(f"{ONE}:") and nodes["n4"]["zone"] == "a"
+    assert carts.hosts["m1"].run("ls /var/lib/dynamo_ray/carts").split() == ["n1", "n4"]
+    for key in range(8):
+        owners = set(json.loads(carts.store(f"where -c carts key{key} --json"))["owners"])
+        assert owners > {"n2", "n3"} and len(owners) == 3
+    carts.store("node remove n4 -c carts --yes")
+    assert set(carts.states()) == {"n1", "n2", "n3"}
+
+
+# ---- what happens to them
+
+
+def test_a_machine_crashes_and_comes_back(carts: Machines) -> None:
+    """All that runs on it is killed: its raylet, its node, its coordinator."""
+    host = carts.hosts["m2"]
+    told = under_load(carts, host.crash)
+    assert told["failed"] == [] and told["lost"] == [] and told["gap_s"] < GAP_S, told
+    assert carts.states() == {"n1": "up", "n2": "down", "n3": "up"}
+    either = [ONE, ONE], [ONE, THREE]  # Ray takes any machine that is left
+    wait(lambda: carts.addresses_of_pool() in either, 60, "a coordinator's new machine")
+    carts.start_worker("m2")
+    wait(lambda: is_whole(carts), 120, "a whole cluster")
+    n2 = next(one for one in carts.status()["nodes"] if one["name"] == "n2")
+    assert n2["address"].startswith(f"{host.address}:"), "it waited for its machine"
+    assert n2["recovery"]["records"] > 0, "and read its data there"
+
+
+def test_a_machine_is_cut_off_for_a_while(carts: Machines) -> None:
+    told = under_load(carts, lambda: carts.hosts["m3"].unplug())
+    carts.hosts["m3"].plug()
+    assert told["failed"] == [] and told["lost"] == [] and told["gap_s"] < GAP_S, told
+    assert wait(lambda: is_whole(carts), 60, "a whole cluster") < 30
+
+
+def test_the_head_crashes_and_is_started_again(carts: Machines) -> None:
+    """Its GCS is on disk: nothing else has to be started again, and the cluster is found."""
+    profile = carts.head.folder / "home/.dynamo_ray/clusters/carts.json"
+    there = carts.hosts["m1"].folder / "home/.dynamo_ray/clusters"
+    there.mkdir(parents=True)
+    (there / "carts.json").write_text(profile.read_text())
+    pids = {node["name"]: node["pid"] for node in carts.status()["nodes"]}
+
+    def crash() -> None:
+        carts.head.crash()
+        carts.start_head()
+
+    told = under_load(carts, crash, host="m1")
+    assert told["failed"] == [] and told["lost"] == [] and told["gap_s"] < GAP_S, told
+    assert is_whole(carts)
+    assert {node["name"]: node["pid"] for node in carts.status()["nodes"]} == pids
+    carts.store("node snapshot n1 -c carts")  # it is found through Ray again
+
+
+def test_all_is_stopped_and_started_while_a_machine_has_no_power(carts: Machines) -> None:
+    """Ray takes it for alive for long: nobody has said that its processes are gone."""
+    carts.store("put -c carts kept yes")
+    carts.hosts["m3"].power_off()
+    carts.store("stop carts --yes")
+    said = carts.store(f"{START} 2>&1".removeprefix("dynamo-ray "))
+    assert "carts is up" in said and "machine m3 at 192.0.2.13 does not answer" in said
+    assert "n3 starts when its machine m3 is there" in said
+    assert carts.store("get -c carts kept") == "yes"
+    assert carts.states() == {"n1": "up", "n2": "up", "n3": "down"}
+    carts.hosts["m3"].power_on()
+    carts.start_worker("m3")
+    wait(lambda: is_whole(carts), 180, "a whole cluster")
