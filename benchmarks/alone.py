@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+import msgpack  # noqa: E402
 import uvloop  # noqa: E402
 
 from benchmarks import workloads  # noqa: E402
@@ -71,7 +72,7 @@ class Alone(Served):
             limit=2**24,
         )
         told = await self.ask(json.dumps(given))
-        rows = [[bytes.fromhex(o["hex"]) if isinstance(o, dict) else o for o in r] for r in told]
+        rows = msgpack.unpackb(bytes.fromhex(told))
         channel = await embedded_channel(self.charter, self._secrets, view_from(rows))
         session = Session([], None, {"here": channel})
         await session.open(5.0)
@@ -133,8 +134,7 @@ async def _serve() -> None:
     )
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)  # as actors/hosting.py
-    rows = node.view.to_rows()
-    _tell([[{"hex": o.hex()} if isinstance(o, bytes) else o for o in row] for row in rows])
+    _tell(msgpack.packb(node.view.to_rows()).hex())
     while (line := (await lines.readline()).strip()) not in (b"", b"close"):
         if line == b"snapshot":
             _tell(await node.snapshot())

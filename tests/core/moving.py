@@ -169,7 +169,7 @@ class World:
         if isinstance(effect, Exchange):
             self.tell(at, effect.node)
         elif isinstance(effect, Publish):
-            self._publish(at, effect)
+            return self._publish(at, effect)
         elif isinstance(effect, Grant):
             is_durable = at not in self.full
             if is_durable:
@@ -196,12 +196,12 @@ class World:
         reply = None if isinstance(effect.message, self.muted) else effect.message
         return [(asker, self.nodes[asker].on_peer(at, request, reply))]
 
-    def _publish(self, at: bytes, effect: Publish) -> None:
+    def _publish(self, at: bytes, effect: Publish) -> list[tuple[bytes, list[Any]]]:
         is_durable = at not in self.full
         if is_durable:
             self.published.append((at, effect.slots))
             self.learn(at, View(slots=effect.slots))
-        self.nodes[at].handover.on_published(is_durable)
+        return [(at, self.nodes[at].on_published(is_durable))]
 
     def _log(self, at: bytes, record: Persist) -> list[Any]:
         rows = zip(record.partitions, record.keys, record.states, strict=True)

@@ -115,7 +115,7 @@ def test_a_view_survives_being_written_down() -> None:
 
 def row(**changed: Any) -> list[Any]:
     """A fact as it is written down, with something else in a place or two."""
-    names = "incarnation revision member role name host port zone weight".split()
+    names = "incarnation revision member role name host port zone weight machine".split()
     return list({**dict(zip(names, fact("a").to_row(), strict=True)), **changed}.values())
 
 
@@ -181,7 +181,7 @@ def test_what_is_no_slot_no_wish_and_no_end_is_refused(slots: Any, wishes: Any, 
         view_from([[], slots, wishes, ends])
 
 
-@pytest.mark.parametrize("rows", [[], [[], [], []], [[], [], [], [], []], 7, None])
+@pytest.mark.parametrize("rows", [[[], [], []], [[], [], [], [], []], 7, None])
 def test_what_has_not_four_parts_is_no_view(rows: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         view_from(rows)

@@ -30,6 +30,7 @@ CHANCE = b"by luck!"
 def fact(name: str, at_ms: int = NOW_MS, chance: bytes = CHANCE) -> Fact:
     made: dict[str, Any] = {
         "incarnation": at_ms.to_bytes(6, "big") + chance,
+        "revision": 0,
         "member": name.encode() * 4,
         "role": COORDINATOR_ROLE,
         "name": name,

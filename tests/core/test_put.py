@@ -336,7 +336,7 @@ class Driver:
         self.done: list[PutOutcome] = []
         self.acked: set[bytes] = set()
         self.maybe_applied = False
-        self.spares: list[bytes] = []
+        self.spares: dict[bytes, set[bytes]] = {}
         self.take(machine.start)
 
     def take(self, event: Callable[[], list[Any]]) -> None:
@@ -350,7 +350,8 @@ class Driver:
             else:
                 self.open.append((effect.node, effect.message))
                 if effect.node in (D, E):
-                    self.spares.append(effect.node)
+                    # A mint that comes late may bring it more of the same copy.
+                    self.spares.setdefault(effect.node, set()).add(effect.message.hint_for)
                     assert effect.message.hint_for in (A, B, C)
 
     def judge(self, outcome: PutOutcome) -> None:
@@ -424,7 +425,8 @@ def test_in_any_order_of_events_the_caller_hears_once_and_the_truth(
     assert len(driver.done) == 1
     driver.step("deadline", 0)
     assert driver.machine.closed and driver.machine.answered
-    assert len(driver.spares) == len(set(driver.spares)), "a stand-in was used twice"
+    kept_for = driver.spares.values()
+    assert all(len(owners) == 1 for owners in kept_for), "a stand-in was used for two owners"
 
 
 @given(_steps, st.integers(1, 3))
