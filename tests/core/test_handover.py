@@ -317,7 +317,7 @@ def test_once_it_is_on_its_way_to_the_disk_a_later_wish_comes_too_late() -> None
     at = world()
     node = at.nodes[A]
     publish: list[Any] = []
-    at._publish = lambda _, effect: publish.append(effect)  # type: ignore[method-assign,assignment]
+    at._publish = lambda _, effect: publish.append(effect) or []  # type: ignore[method-assign]
     at.run(8)
     at.learn(A, View(wishes={0: wish(C, stamp=b"2")}))
     assert node.handover.closed == {0} and step_of(at) == "publishing"
