@@ -30,7 +30,9 @@ def test_after_a_power_loss_nodes_compare_and_count_again(tmp_path: Path, monkey
                 await cluster.start_node(member.name)
             assert all(server.node.replica.doubted for server in cluster.nodes.values())
             await cluster.settled()
-            await until(lambda: not any(s.node.replica.doubted for s in cluster.nodes.values()), 20)
+            await until(
+                lambda: not any(s.node.replica.in_doubt for s in cluster.nodes.values()), 20
+            )
             found = await client.get_many([*keys, "never written"])
             assert sum(one.found for one in found.values()) == len(keys)
             assert not any(one.degraded for one in found.values())
@@ -48,7 +50,7 @@ def test_what_others_hold_is_merged_before_a_lost_disk_counts(tmp_path: Path) ->
             (tmp_path / name).rename(tmp_path / "lost")
             server = await cluster.start_node(name, first_start=False)
             assert len(server.node.replica.doubted) == 256
-            await until(lambda: not server.node.replica.doubted, 20)
+            await until(lambda: not server.node.replica.in_doubt, 20)
             assert cluster.states_of(b"k")[name] is not None
 
     run(story())
@@ -68,7 +70,7 @@ def test_large_states_are_compared_in_pages_that_fit_an_answer(tmp_path: Path) -
             await cluster.kill_node("n1")
             (tmp_path / "n1").rename(tmp_path / "lost")
             server = await cluster.start_node("n1", first_start=False)
-            await until(lambda: not server.node.replica.doubted, 20)
+            await until(lambda: not server.node.replica.in_doubt, 20)
             assert len(server.node.replica.maps[0]) == 25
 
     run(story())
@@ -92,7 +94,7 @@ def test_a_node_that_lost_its_disk_too_proves_nothing(tmp_path: Path) -> None:
             await asyncio.sleep(1.5)
             assert len(n1.node.replica.doubted) == len(n2.node.replica.doubted) == 4
             await cluster.start_node("n3")
-            await until(lambda: not n1.node.replica.doubted and not n2.node.replica.doubted, 20)
+            await until(lambda: not n1.node.replica.in_doubt and not n2.node.replica.in_doubt, 20)
             assert None not in cluster.states_of(b"k").values()
 
     run(story())
