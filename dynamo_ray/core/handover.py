@@ -219,11 +219,16 @@ class Handover:
     def _offer_next(self) -> list[Effect | Publish]:
         """Begin with the first slot that is due and whose receiver can be reached."""
         for slot, wish in self._wishes.items():
-            is_due = self._waits.get(slot, 0) <= self._now_ms
-            if is_due and wish.receiver not in self._unreachable and slot not in self._inherited:
+            if self._may_offer(slot, wish):
                 move = self._current = Moving(slot, slot // self._copies, wish)
                 return self._ask(move, Offer(move.partition, slot, wish.generation + 1))
         return []
+
+    def _may_offer(self, slot: int, wish: Wish) -> bool:
+        """Not what may lack something here: the receiver's copies are to count at once (rule 9)."""
+        is_whole = slot not in self._inherited and slot // self._copies not in self._replica.doubted
+        is_due = self._waits.get(slot, 0) <= self._now_ms
+        return is_whole and is_due and wish.receiver not in self._unreachable
 
     def _begin(self, current: Moving, step: Step) -> None:
         current.step = step

@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynamo_ray.core.agreeing import Exchange, epoch_for, judge
+from dynamo_ray.core.agreeing import CLOSED, Exchange, epoch_for, judge
 from dynamo_ray.core.handover import Handover, Publish
 from dynamo_ray.core.membership import View
 from dynamo_ray.core.messages import (
     Code,
+    Merge,
     Merged,
     Mint,
     Persist,
@@ -235,8 +236,7 @@ class Node:
                 else:
                     self._waiting.append(effect)
             elif isinstance(effect, Send) and effect.node == self.replica.node:
-                to, message = Own(effect.message), effect.message
-                out += self._take(self._serving.perform(to, message, self._wall_ms))
+                out += self._ask_itself(effect.message)
             elif isinstance(effect, Send):
                 epoch = epoch_for(self._ring, effect.message)
                 out.append(ToPeer(effect.node, effect.message, epoch))
@@ -246,6 +246,13 @@ class Node:
                     self._unlogged.on_persist(effect)
                 out.append(effect)
         return out
+
+    def _ask_itself(self, message: Any) -> list[Out]:
+        """It hangs on no ring, but what is about to change hands takes nothing, from nobody."""
+        to, closed = Own(message), self.handover.closed
+        if isinstance(message, Merge) and not closed.isdisjoint(message.partitions):
+            return self._answer(to, CLOSED)
+        return self._take(self._serving.perform(to, message, self._wall_ms))
 
     def _release(self) -> list[Out]:
         due: list[Reply] = []

@@ -37,10 +37,14 @@ PROOF = -1  # in place of a partition: the merge of nothing that waits for an fs
 
 @value
 class Ask:
-    """Effect: ask a node for a page; its end comes back as `on_page` or `on_failure`."""
+    """Effect: ask a node for a page; its end comes back as `on_page` or `on_failure`.
+
+    Under this epoch: one that has given the partition away proves nothing (rule 16).
+    """
 
     node: bytes
     message: Copy
+    epoch: bytes
 
 
 @value
@@ -156,7 +160,7 @@ class Rebuild:
         if current is None or not current.node:
             return []
         if is_merged and not current.is_last:
-            return [Ask(current.node, Copy(partition, current.after))]
+            return [self._ask(current.node, partition, current.after)]
         if is_merged:
             current.merged[current.node] = current.complete
         return self._go_on(partition, current)
@@ -202,10 +206,13 @@ class Rebuild:
                 if not is_sure and node not in current.tried and node not in self._unreachable:
                     current.begin(node)
                     self._asking += 1
-                    return [Ask(node, Copy(partition, b""))]
+                    return [self._ask(node, partition, b"")]
         current.tried.clear()
         current.until = self._now + PAUSE_S
         return []
+
+    def _ask(self, node: bytes, partition: int, after: bytes) -> Ask:
+        return Ask(node, Copy(partition, after), self._ring.epoch_of(partition))
 
     def _is_due(self, partition: int) -> bool:
         current = self._comparisons.get(partition)

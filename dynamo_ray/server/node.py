@@ -115,14 +115,16 @@ class NodeServer(Member):
         return None
 
     def _list(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
-        """A page of a partition's keys, or of keys and states."""
-        partition, after = fields if len(fields) == 2 else (None, None)
+        """A page of a partition's keys, or of keys and states; of an owner's, under an epoch."""
+        partition, after, *epoch = fields if len(fields) in (2, 3) else (None, None)
         known = range(self.ring.partitions)
-        if type(partition) is not int or partition not in known or type(after) is not bytes:
+        is_shaped = type(after) is bytes and all(type(one) is bytes for one in epoch)
+        if type(partition) is not int or partition not in known or not is_shaped:
             refused = Refused(Code.BAD_REQUEST, "which keys of which partition?")
             reply_to(connection, call, Refused.KIND, to_fields(refused))
         else:
-            self.take_in((connection, call), (Copy if kind == COPY else Scan)(partition, after))
+            message = (Copy if kind == COPY else Scan)(partition, after)
+            self.take_in((connection, call), message, *epoch)
 
     def _repair(self, connection: Any, call: int, fields: list[Any]) -> None:
         """Compare a partition, or all, at once: bounded work that can do no harm."""
@@ -136,9 +138,9 @@ class NodeServer(Member):
         told = {**self.node.repair_status(), "left_out": sorted(map(self._name, away))}
         reply_to(connection, call, REPAIRED, (json.dumps(told),))
 
-    def take_in(self, to: Any, message: Any) -> None:
-        """A request that hangs on no clock and no ring; `to` is a connection and a call."""
-        self._perform(self.node.on_request(to, message, 0, monotonic_ms(), wall_ms()))
+    def take_in(self, to: Any, message: Any, epoch: bytes | None = None) -> None:
+        """A request that hangs on no clock; `to` is a connection and a call, `epoch` as in core."""
+        self._perform(self.node.on_request(to, message, 0, monotonic_ms(), wall_ms(), epoch))
 
     # ---- effects
 

@@ -75,7 +75,8 @@ class Proving:
         if peer is None or peer.connection is None:
             on_failure(None)
             return
-        peer.connection.call(asked.KIND, to_fields(asked), on_reply, on_failure, self._patience_s)
+        fields = (*to_fields(asked), effect.epoch)
+        peer.connection.call(asked.KIND, fields, on_reply, on_failure, self._patience_s)
 
     async def _prove(self, effect: Prove) -> None:
         try:

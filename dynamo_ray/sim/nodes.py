@@ -93,7 +93,7 @@ class StorageNode(Gossiper):
             return
         self.up = True
         times = self.settings.times
-        # What this node itself wrote of its slots is durable; of the rest it may know less again.
+        # What it knew when it wrote of its slots is durable; of the rest it may know less again.
         known = self._durable_view if self._lost_power else self.placement.view
         self._lost_power = self.journal.is_damaged = False  # what it has done is found, and noted
         self.placement = self._founded.learn(known)
@@ -310,7 +310,7 @@ class StorageNode(Gossiper):
             self._perform(self.node.on_published(False))
             return
         view = View(slots=effect.slots)
-        self._durable_view = merge_views(self._durable_view, view)
+        self._durable_view = merge_views(self.placement.view, view)
         self.learn(view)
         self._perform(self.node.on_published(True))
 

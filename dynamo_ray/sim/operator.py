@@ -87,12 +87,23 @@ class Operator:
         up = self._up()
         if up:
             node = self._chance.choice(up)
+            self._teach(node)
             moves = moves_due(node.placement)
             if moves:
                 self._stamps += 1
                 stamp = self._cluster.world.now.to_bytes(8, "big") + bytes([self._stamps % 256])
                 node.learn(node.placement.with_wishes(sorted(moves.items()), stamp))
         self._cluster.world.plan(LOOK_US, None, "look", self._look)
+
+    def _teach(self, node: StorageNode) -> None:
+        """A coordinator that started again, and of whose nodes none is left, hears of this one.
+
+        By itself it could not find anybody; each command teaches those of a real cluster, by Ray.
+        """
+        for coordinator in self._cluster.coordinators:
+            is_lost = all(known.ended for known in coordinator.known.values())
+            if coordinator.up and not coordinator.paused and is_lost:
+                coordinator.learn(node.placement.view)
 
     def _remove_empty(self) -> None:
         """Who is to go and has nothing left is removed, by its own word."""

@@ -57,4 +57,5 @@ class Rebuilding:
             else:
                 self._perform(self._machine.on_failure(effect.node, asked))
 
-        node.ask(node.directory[effect.node], asked, node.settings.times.peer_s, end)
+        peer, time_limit_s = node.directory[effect.node], node.settings.times.peer_s
+        node.ask(peer, asked, time_limit_s, end, effect.epoch)

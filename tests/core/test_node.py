@@ -269,6 +269,15 @@ def test_a_page_waits_for_the_log_up_to_what_it_shows() -> None:
     assert answers(out) == [Merged(), Copied([b"k"], [HELD], COPY_KEYS, True)]
 
 
+def test_a_page_for_a_proof_is_refused_under_another_ring() -> None:
+    """Who has given the partition away holds less of it than it once acknowledged."""
+    at, asked = node(), Copy(OWNED, b"")
+    mine = at.on_request("co", asked, 0, NOW, WALL, at._ring.epoch_of(OWNED))
+    assert answers(mine) == [Copied([], [], COPY_KEYS, True)]
+    (other,) = answers(at.on_request("co", asked, 0, NOW, WALL, b"another epoch"))
+    assert isinstance(other, Refused) and other.code == Code.OTHER_EPOCH
+
+
 def test_pages_follow_each_other_in_the_order_of_keys() -> None:
     at = node("memory")
     keys = [b"%04d" % i for i in range(COPY_KEYS + 1)]

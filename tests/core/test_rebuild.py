@@ -73,6 +73,17 @@ def test_what_enough_others_hold_is_merged_and_then_it_is_proved() -> None:
     assert world.doubted == NOBODY
 
 
+def test_owners_are_asked_as_owners_of_the_present_ring() -> None:
+    world = World()
+    asked = world.machine.on_tick(ONE, world.owned, NOBODY, 0.0)
+    (first,) = [effect for effect in asked if isinstance(effect, Ask)]
+    (second,) = world.machine.on_page(first.node, first.message, Copied([b"k"], [b"v"], 1, True))
+    assert isinstance(second, Take)
+    (third,) = world.machine.on_taken(0, True)
+    assert isinstance(third, Ask) and third.message.after == b"k"
+    assert first.epoch == third.epoch == world.ring.epoch_of(0)
+
+
 def test_with_w_of_all_one_sure_owner_is_enough() -> None:
     world = World(n=3, w=3)
     world.tick()

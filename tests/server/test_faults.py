@@ -359,7 +359,7 @@ def test_the_whole_cluster_stops_and_starts_again(tmp_path: Path) -> None:
             assert not (await client.get("gone")).found
             recovered = [node.vault.recovery for node in cluster.nodes.values()]
             assert all(one["torn_bytes"] == 0 and not one["suspect"] for one in recovered)
-            assert not any(node.node.replica.doubted for node in cluster.nodes.values())
+            assert not any(node.node.replica.in_doubt for node in cluster.nodes.values())
             async with Load(client, name="again") as load:
                 await load.more(100)
 

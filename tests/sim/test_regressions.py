@@ -151,6 +151,18 @@ STORIES = (
         "A start was given less of the newest segment than it holds, which looked like the torn "
         "tail of a crash: it was cut, acknowledged records with it, and nothing was doubted.",
     ),
+    Story(
+        "a coordinator that knew nobody who was left",
+        5148,
+        Plan(nodes=1, n=1, r=1, w=1, newcomers=2, clients=3, operations=20, think_us=150 * MS),
+        (
+            Fault("join", "n1", at_us=250 * MS),
+            Fault("replace", "n1", at_us=600 * MS),
+            Fault("coordinator", "c2", at_us=1500 * MS, for_us=500 * MS),
+        ),
+        "It started again with what it was given when it was made, and all nodes of that time had "
+        "gone: it found nobody, for ever. Each command teaches coordinators; here it did not.",
+    ),
 )
 
 
