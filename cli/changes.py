@@ -31,9 +31,7 @@ Wait = Annotated[
         "--wait", metavar="SECONDS", min=0.1, max=604_800, help="How long to look on, at most."
     ),
 ]
-Force = Annotated[
-    bool, typer.Option("--force", help="Also where fewer than W copies are left to copy from.")
-]
+Force = Annotated[bool, typer.Option("--force", help="Also where fewer than W copies are up.")]
 Node = Annotated[
     str, typer.Argument(metavar="NODE", show_default=False, help="The node's name, as n1.")
 ]
@@ -50,6 +48,7 @@ def add(
     weight: Annotated[
         float, typer.Option("--weight", metavar="W", min=0, help="Its share of the data.")
     ] = 1.0,
+    force: Force = False,
     wait: Wait = WAIT_S,
     as_json: Json = False,
 ) -> None:
@@ -60,11 +59,12 @@ def add(
     cluster = _attached(target)
     site = site_for(cluster.name, node, zone)
     wish = adding(newcomer(site.node, site.zone, weight, site.machine))
-    name, plan = site.node, asyncio.run(shown_plan(target, wish))
+    name, plan = site.node, asyncio.run(shown_plan(target, wish, force))
     if not agreed(change, f"add node {name} to cluster {cluster.name}"):
         return
     with _looking_on(AGAIN) as moved:
-        cluster.add_node(name, zone=zone, weight=weight, timeout_s=wait, moved=moved)
+        given: dict[str, Any] = {"zone": zone, "weight": weight, "force": force}
+        cluster.add_node(name, **given, timeout_s=wait, moved=moved)
     _told(as_json, "node_add", cluster, name, plan, f"{name} has joined {cluster.name}")
 
 
@@ -245,7 +245,7 @@ def _looking_on(how: str) -> Iterator[Callable[[Transfers], None]]:
         told = f"interrupted; what has begun goes on without this command: {how}"
         raise CommandError(Exit.INTERRUPTED, told) from error
     except TimeoutError as error:
-        raise CommandError(Exit.UNAVAILABLE, f"{error}; {how}") from error
+        raise CommandError(Exit.DEGRADED, f"{error}; {how}") from error
     finally:
         bar.end()
 

@@ -169,12 +169,17 @@ def _home(placement: Placement, preferred: str = "") -> Machine | None:
     return next(same, None) or freest(there, used)
 
 
-def add(name: str, node: str | None, zone: str, weight: float) -> str:
-    """Start a new node, which owns nothing yet; its name. Raises BadRequestError."""
+def add(
+    name: str, node: str | None, zone: str = "", weight: float = 1.0, forced: bool = False
+) -> str:
+    """Start a new node, which owns nothing yet; its name.
+
+    Raises BadRequestError, and UnsafeChangeError where a partition that moves has fewer than W
+    living copies.
+    """
     site = site_for(name, node, zone)
     member = newcomer(site.node, site.zone, weight, site.machine)
-    placement, _, described = look(name)
-    adding(member)(placement.ring, _states(described))
+    _agree(name, adding(member), forced)
     _start(name, member, site.folder, View())
     return member.name
 
@@ -274,15 +279,17 @@ class Changing:
         *,
         zone: str = "",
         weight: float = 1.0,
+        force: bool = False,
         timeout_s: float = 600.0,
         moved: Moved = nobody,
     ) -> str:
         """A new storage node joins and gets its share of the data while clients go on; its name.
 
         Waits until the ring is balanced; after `timeout_s` TimeoutError, and the copies go on
-        moving. `moved` hears how far they are. Raises BadRequestError for a name that is taken.
+        moving. `moved` hears how far they are. Raises BadRequestError for a name that is taken, and
+        UnsafeChangeError, unless `force`, where a partition has fewer than W living copies.
         """
-        node = add(self.name, name, zone, weight)
+        node = add(self.name, name, zone, weight, force)
         settle(self.name, timeout_s, moved)
         return node
 
