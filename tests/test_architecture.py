@@ -59,7 +59,8 @@ LAYERS: dict[str, set[str]] = {
     "repairing": {"asking", "session", "wire"} | BASE,
     "pouring": {"client", "found"} | BASE,
     "backup": {"sweep", "session", "storage", "wire"} | BASE,
-    "changing": {"actors"} | BASE,
+    "planning": {"config"} | BASE,
+    "changing": {"planning", "actors", "config"} | BASE,
     "restoring": {"backup", "storage", "wire", "actors"} | BASE,
     "connecting": {"client", "blocking", "actors", "server", "config"} | CLIENT,
     "cluster": {
@@ -89,6 +90,7 @@ LAYERS: dict[str, set[str]] = {
         "blocking",
         "connecting",
         "cluster",
+        "planning",
         "changing",
         "survey",
         "sweep",
