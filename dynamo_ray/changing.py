@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamo_ray.config import check_name
 from dynamo_ray.core.machines import MACHINE, ZONE, Machine, freest
 from dynamo_ray.core.membership import View
 from dynamo_ray.core.plan import Plan, moves_due
@@ -31,8 +30,8 @@ from dynamo_ray.planning import (
     Wish,
     adding,
     check_safety,
-    free_name,
     member_of,
+    name_for,
     newcomer,
     replacing,
     weighing,
@@ -139,14 +138,8 @@ def site_for(name: str, node: str | None, zone: str = "", old: str | None = None
         raise BadRequestError(f"zones come from the Ray nodes' label {ZONE}; leave it out")
     zone = home.zone if home else zone if replaced is None else replaced.zone
     machine, folder = home.name if home else "", Path(known[0]).parent
-    names = {member.name for member in (*placement.ring.members, *placement.charter.members)}
-    left = do_on(machine, names_in, folder)  # those of nodes that were removed, too
-    node = free_name([*names, *left]) if node is None else check_name(node)
-    if node in left and node not in names:
-        raise BadRequestError(
-            f"{folder / node} is there already, perhaps a removed node's; move it away, or give the"
-            " new node another name"
-        )
+    left = do_on(machine, names_in, folder)
+    node = name_for(node, placement, left)
     return Site(node, zone, machine, str(folder / node))
 
 
