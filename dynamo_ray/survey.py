@@ -84,7 +84,7 @@ async def status(session: Session, credentials: Credentials) -> Status:
     watchers = [answer for answer in answers if answer]
     nodes = [
         _node_status(member.name, member.zone, known.get(member.name), watchers)
-        for member in sorted(ring.members, key=lambda member: _numbered(member.name))
+        for member in sorted(ring.members, key=lambda member: numbered(member.name))
     ]
     coordinators = [
         {"name": f.name, "address": f"{f.host}:{f.port}", **(known.get(f.name) or {})} for f in pool
@@ -105,7 +105,7 @@ async def status(session: Session, credentials: Credentials) -> Status:
     )
 
 
-def _numbered(name: str) -> tuple[str, int, str]:
+def numbered(name: str) -> tuple[str, int, str]:
     """An order of names in which n10 comes after n9."""
     stem = name.rstrip("0123456789")
     return stem, int(name[len(stem) :] or 0), name
