@@ -137,9 +137,7 @@ def replace(
     plan = asyncio.run(shown_plan(target, replacing(old, name, force), force))
     if not agreed(change, f"replace node {old} of cluster {cluster.name} by {name}, for good"):
         return
-    with _looking_on(
-        f"{name} copies what {old} owned", f"`doubted` of {name} in {STATUS}"
-    ) as moved:
+    with _looking_on(f"{STATUS} says how much {name} has to copy yet") as moved:
         cluster.replace_node(old, name, force=force, timeout_s=wait, moved=moved)
     _told(as_json, "node_replace", cluster, name, plan, f"{name} has all that {old} owned")
 
