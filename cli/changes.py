@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import render
 from .cluster import agreed, attached_by_ray
-from .exits import Exit
+from .exits import CommandError, Exit
 from .options import Change, Json, Target
 from .reach import connected, name_of
 from .rings import shown_plan
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.5
 WAIT_S = 3600.0
+STATUS = "`doubted` in `dynamo-ray status --json`"
+AGAIN = "`dynamo-ray ring transfers` shows how far it is, `dynamo-ray ring commit` waits for it"
 
 Wait = Annotated[
     float,
@@ -30,21 +34,12 @@ Wait = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Also where fewer than W copies are left to copy from.")
 ]
-Place = Annotated[
-    str | None,
-    typer.Option(
-        "--data-dir",
-        metavar="DIR",
-        show_default=False,
-        help="The new node's own directory; beside the others' by default.",
-    ),
-]
 Node = Annotated[
     str, typer.Argument(metavar="NODE", show_default=False, help="The node's name, as n1.")
 ]
 
 
-async def add(
+def add(
     target: Target,
     change: Change,
     node: Annotated[
@@ -55,25 +50,24 @@ async def add(
     weight: Annotated[
         float, typer.Option("--weight", metavar="W", min=0, help="Its share of the data.")
     ] = 1.0,
-    data_dir: Place = None,
     wait: Wait = WAIT_S,
     as_json: Json = False,
 ) -> None:
     """Add a storage node: it joins, and gets its share while clients go on."""
+    from dynamo_ray.changing import vacancy
+    from dynamo_ray.planning import adding, newcomer
+
     cluster = _attached(target)
-    name = node or await _next_name(target)
-    plan = await shown_plan(target, add=[f"{name}:{zone}:{weight:g}"])
+    name, _ = vacancy(cluster.name, node)
+    plan = asyncio.run(shown_plan(target, adding(newcomer(name, zone, weight))))
     if not agreed(change, f"add node {name} to cluster {cluster.name}"):
         return
-    bar = _Bar()
-    cluster.add_node(
-        name, zone=zone, weight=weight, data_dir=data_dir, timeout_s=wait, moved=bar.moved
-    )
-    bar.end()
+    with _looking_on(AGAIN) as moved:
+        cluster.add_node(name, zone=zone, weight=weight, timeout_s=wait, moved=moved)
     _told(as_json, "node_add", cluster, name, plan, f"{name} has joined {cluster.name}")
 
 
-async def drain(
+def drain(
     target: Target,
     change: Change,
     node: Node,
@@ -86,16 +80,19 @@ async def drain(
     as_json: Json = False,
 ) -> None:
     """Let a node own nothing any more, before work on its machine; with --weight, give it back."""
+    from dynamo_ray.planning import weighing
+
     cluster = _attached(target)
+    plan = asyncio.run(shown_plan(target, weighing(node, weight), force))
     if not agreed(change, f"give node {node} of cluster {cluster.name} the weight {weight:g}"):
         return
-    bar = _Bar()
-    cluster.drain_node(node, weight=weight, force=force, timeout_s=wait, moved=bar.moved)
-    bar.end()
-    _told(as_json, "node_drain", cluster, node, {}, f"{node} has what its weight gives it")
+    with _looking_on(AGAIN) as moved:
+        cluster.drain_node(node, weight=weight, force=force, timeout_s=wait, moved=moved)
+    ended = f"{node} has the share that its weight, {weight:g}, gives it"
+    _told(as_json, "node_drain", cluster, node, plan, ended)
 
 
-async def remove(
+def remove(
     target: Target,
     change: Change,
     node: Node,
@@ -104,17 +101,20 @@ async def remove(
     as_json: Json = False,
 ) -> None:
     """Remove a storage node: it hands over all it has first. Its data stays on its disk."""
+    from dynamo_ray.planning import weighing
+
     cluster = _attached(target)
-    plan = await shown_plan(target, remove=[node], forced=force)
+    plan = asyncio.run(shown_plan(target, weighing(node, 0), force))
     if not agreed(change, f"remove node {node} from cluster {cluster.name}"):
         return
-    bar = _Bar()
-    cluster.remove_node(node, force=force, timeout_s=wait, moved=bar.moved)
-    bar.end()
-    _told(as_json, "node_remove", cluster, node, plan, f"{node} has left {cluster.name}")
+    again = f"`dynamo-ray node remove {node}`, given again, removes it once it has nothing left"
+    with _looking_on(again) as moved:
+        cluster.remove_node(node, force=force, timeout_s=wait, moved=moved)
+    ended = f"{node} has left {cluster.name}; its directory stays as it is"
+    _told(as_json, "node_remove", cluster, node, plan, ended)
 
 
-async def replace(
+def replace(
     target: Target,
     change: Change,
     old: Annotated[
@@ -124,32 +124,32 @@ async def replace(
         str | None,
         typer.Option("--by", metavar="NEW", show_default=False, help="The new one's name."),
     ] = None,
-    data_dir: Place = None,
     force: Force = False,
     wait: Wait = WAIT_S,
     as_json: Json = False,
 ) -> None:
     """Put a new node in the place of one that is gone for good. It cannot be taken back."""
+    from dynamo_ray.changing import vacancy
+    from dynamo_ray.planning import replacing
+
     cluster = _attached(target)
-    name = by or await _next_name(target)
-    plan = await shown_plan(target, replaced=[f"{old}:{name}"], forced=force)
+    name, _ = vacancy(cluster.name, by)
+    plan = asyncio.run(shown_plan(target, replacing(old, name, force), force))
     if not agreed(change, f"replace node {old} of cluster {cluster.name} by {name}, for good"):
         return
-    cluster.replace_node(old, name, data_dir=data_dir, force=force, timeout_s=wait)
+    with _looking_on(f"{STATUS} says how much {name} has to copy yet") as moved:
+        cluster.replace_node(old, name, force=force, timeout_s=wait, moved=moved)
     _told(as_json, "node_replace", cluster, name, plan, f"{name} has all that {old} owned")
 
 
-async def commit(
-    target: Target, change: Change, wait: Wait = WAIT_S, as_json: Json = False
-) -> None:
+def commit(target: Target, change: Change, wait: Wait = WAIT_S, as_json: Json = False) -> None:
     """Go on with changes of nodes that were interrupted, until every node has its share."""
     cluster = _attached(target)
     if not agreed(change, f"give every node of cluster {cluster.name} its share"):
         return
-    bar = _Bar()
-    cluster.rebalance(timeout_s=wait, moved=bar.moved)
-    bar.end()
-    _told(as_json, "ring_commit", cluster, "", {}, f"the ring of {cluster.name} is balanced")
+    with _looking_on(AGAIN) as moved:
+        cluster.rebalance(timeout_s=wait, moved=moved)
+    _told(as_json, "ring_commit", cluster, None, None, f"the ring of {cluster.name} is balanced")
 
 
 async def transfers(
@@ -223,13 +223,29 @@ class _Bar:
     def at(self, left: int, size: int) -> None:
         """So many copies are left, and so many bytes were sent."""
         self._most = max(self._most, left)
-        done = 1 - left / self._most if self._most else 1.0
-        of = f"{self._most - left:,} of {self._most:,} copies"
-        self._bar.at(done, f"{of}, {render.size(size)} sent")
+        if self._most:
+            sent = f", {render.size(size)} sent" if size else ""
+            text = f"{self._most - left:,} of {self._most:,} copies{sent}"
+            self._bar.at(1 - left / self._most, text)
 
     def end(self) -> None:
         """Take it away."""
         self._bar.end()
+
+
+@contextmanager
+def _looking_on(how: str) -> Iterator[Callable[[Transfers], None]]:
+    """A bar for what goes on by itself; who interrupts the command is told `how` to look on."""
+    bar = _Bar()
+    try:
+        yield bar.moved
+    except KeyboardInterrupt as error:
+        told = f"interrupted; what has begun goes on without this command: {how}"
+        raise CommandError(Exit.INTERRUPTED, told) from error
+    except TimeoutError as error:
+        raise CommandError(Exit.UNAVAILABLE, f"{error}; {how}") from error
+    finally:
+        bar.end()
 
 
 def _attached(target: Target) -> Cluster:
@@ -239,18 +255,19 @@ def _attached(target: Target) -> Cluster:
     return attached_by_ray(name, load_profile(name))
 
 
-async def _next_name(target: Target) -> str:
-    from dynamo_ray.changing import free_name
-
-    async with connected(target, members_only=True) as connection:
-        return free_name(connection.client.session.placement())
-
-
 def _told(
-    as_json: bool, what: str, cluster: Cluster, node: str, plan: dict[str, Any], sentence: str
+    as_json: bool,
+    what: str,
+    cluster: Cluster,
+    node: str | None,
+    plan: dict[str, Any] | None,
+    sentence: str,
 ) -> None:
-    if as_json:
-        told = {"name": cluster.name, "node": node, "moves": plan.get("moves")}
-        render.show_json({"schema": f"dynamo_ray.{what}/1", **told})
-    else:
+    """The end of a command: for programs with its node and how many copies its plan moved."""
+    if not as_json:
         render.say(sentence)
+        return
+    told: dict[str, Any] = {"schema": f"dynamo_ray.{what}/1", "name": cluster.name}
+    if node is not None and plan is not None:
+        told |= {"node": node, "moves": plan["moves"]}
+    render.show_json(told)

@@ -64,6 +64,7 @@ def _code_of(error: BaseException) -> Exit | None:
         (errors.ClusterNotFoundError, Exit.CANNOT_CONNECT),
         (errors.AuthenticationError, Exit.CANNOT_CONNECT),
         (errors.ClusterExistsError, Exit.REFUSED),
+        (errors.UnsafeChangeError, Exit.REFUSED),
         (errors.DataDirectoryError, Exit.REFUSED),
         (errors.BackupNotFoundError, Exit.NOT_FOUND),
         (errors.BackupRefusedError, Exit.REFUSED),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +16,7 @@ from .reach import charter_of, connected
 if TYPE_CHECKING:
     from dynamo_ray.core.plan import Plan
     from dynamo_ray.core.ring import Member, Ring
+    from dynamo_ray.planning import Wish
     from dynamo_ray.survey import NodeStatus, Status
 
 Nodes = list[str]
@@ -80,6 +81,8 @@ async def ring(
 
 
 def _shares(placed: Ring, owners: list[list[str]]) -> list[dict[str, Any]]:
+    from dynamo_ray.core.ring import by_name
+
     slots = Counter(name for row in owners for name in row)
     first = Counter(row[0] for row in owners)
     return [
@@ -91,7 +94,7 @@ def _shares(placed: Ring, owners: list[list[str]]) -> list[dict[str, Any]]:
             "share": slots[member.name] / sum(slots.values()),
             "first": first[member.name],
         }
-        for member in sorted(placed.members, key=lambda member: member.name)
+        for member in sorted(placed.members, key=by_name)
     ]
 
 
@@ -127,47 +130,57 @@ async def plan(
     as_json: Json = False,
 ) -> None:
     """Show what a change of nodes would move, and whether that is safe. Changes nothing."""
-    shown = await planned(target, add or (), remove or (), replace or ())
+    made, known = await planned(target, _wish_of(add or (), remove or (), replace or ()))
     if as_json:
-        render.show_json(shown)
+        render.show_json(described(made, known))
     else:
-        _show_plan(shown, render.show)
-    if shown["unsafe_partitions"]:
-        raise CommandError(Exit.REFUSED, _unsafe(shown))
+        show_plan(described(made, known), render.show)
+    check_safety(made, known)
 
 
-async def shown_plan(
-    target: Target,
-    add: Sequence[str] = (),
-    remove: Sequence[str] = (),
-    replaced: Sequence[str] = (),
-    forced: bool = False,
-) -> dict[str, Any]:
-    """Say on stderr what a change would move. Raises CommandError if that is not safe."""
-    shown = await planned(target, add, remove, replaced)
-    _show_plan(shown, render.say)
-    if shown["unsafe_partitions"] and not forced:
-        raise CommandError(Exit.REFUSED, _unsafe(shown))
+async def shown_plan(target: Target, wish: Wish, forced: bool = False) -> dict[str, Any]:
+    """Say on stderr what a change would move. Raises UnsafeChangeError if that is not safe."""
+    made, known = await planned(target, wish)
+    shown = described(made, known)
+    show_plan(shown, render.say)
+    check_safety(made, known, forced)
     return shown
 
 
-async def planned(
-    target: Target, add: Sequence[str], remove: Sequence[str], replace: Sequence[str]
-) -> dict[str, Any]:
-    """What a change would move, in the words of people."""
-    from dynamo_ray.core.plan import PlanError, plan
+async def planned(target: Target, wish: Wish) -> tuple[Plan, Status]:
+    """What would come of a wish now. Raises what speaks against it."""
     from dynamo_ray.survey import status
 
     async with connected(target, members_only=True) as connection:
         placed = connection.client.session.placement().ring
         known = await status(connection.client.session, connection.credentials)
-    try:
-        added = [_newcomer(text) for text in add]
-        replaced = dict(_replacement(text, placed) for text in replace)
-        made = plan(placed, added, remove, replaced)
-    except PlanError as error:
-        raise CommandError(Exit.USAGE, str(error)) from error
-    return _described(made, known)
+    return wish(placed, _states(known)), known
+
+
+def check_safety(made: Plan, known: Status, forced: bool = False) -> None:
+    """Raises UnsafeChangeError."""
+    from dynamo_ray import planning
+
+    planning.check_safety(made, _states(known), known.w, forced)
+
+
+def _states(known: Status) -> dict[str, str]:
+    return {node.name: node.state for node in known.nodes}
+
+
+def _wish_of(add: Sequence[str], remove: Sequence[str], replace: Sequence[str]) -> Wish:
+    """Several changes at once, as the options name them."""
+    from dynamo_ray.core.plan import PlanError, plan
+
+    def wish(placed: Ring, states: Mapping[str, str]) -> Plan:
+        try:
+            added = [_newcomer(text) for text in add]
+            replaced = dict(_replacement(text, placed) for text in replace)
+            return plan(placed, added, remove, replaced)
+        except PlanError as error:
+            raise CommandError(Exit.USAGE, str(error)) from error
+
+    return wish
 
 
 def _newcomer(text: str) -> Member:
@@ -189,7 +202,7 @@ def _replacement(text: str, placed: Ring) -> tuple[str, Member]:
     old, _, new = text.partition(":")
     known = {member.name: member for member in placed.members}
     if not new or old not in known:
-        named = ", ".join(known)
+        named = ", ".join(sorted(known))
         raise CommandError(Exit.USAGE, f"--replace {text}: OLD:NEW, OLD one of {named}")
     return old, changed(known[old], node=_made_up_id(new), name=new)
 
@@ -200,14 +213,16 @@ def _made_up_id(name: str) -> bytes:
     return blake2b(name.encode(), digest_size=8).digest()
 
 
-def _described(made: Plan, known: Status) -> dict[str, Any]:
+def described(made: Plan, known: Status) -> dict[str, Any]:
     """The plan in the words of people; bytes are estimated from what each node holds now."""
+    from dynamo_ray.core.ring import by_name
+    from dynamo_ray.planning import living
+
     members = {m.node: m for placed in (made.before, made.after) for m in placed.members}
-    held = {node.name: node for node in known.nodes}
-    up = {m.node for m in made.before.members if held[m.name].state == "up"}
+    up = living(made.before, _states(known))
     gives, gets = (Counter(getattr(m, who) for m in made.moves) for who in ("giver", "receiver"))
     a_copy = _bytes_a_copy(made, known)
-    nodes = [
+    nodes: list[dict[str, Any]] = [
         {
             "name": members[node].name,
             "zone": members[node].zone,
@@ -217,7 +232,9 @@ def _described(made: Plan, known: Status) -> dict[str, Any]:
             "gets": gets[node],
             "gets_bytes": round(gets[node] * a_copy),
         }
-        for node, (before, after) in made.copies().items()
+        for node, (before, after) in sorted(
+            made.copies().items(), key=lambda one: by_name(members[one[0]])
+        )
     ]
     return {
         "schema": "dynamo_ray.ring_plan/1",
@@ -240,7 +257,7 @@ def _bytes_a_copy(made: Plan, known: Status) -> float:
     return sum(node.bytes for node in told) / slots if slots else 0.0
 
 
-def _show_plan(shown: dict[str, Any], show: Callable[..., None]) -> None:
+def show_plan(shown: dict[str, Any], show: Callable[..., None]) -> None:
     rows = [
         (
             one["name"],
@@ -262,12 +279,4 @@ def _show_plan(shown: dict[str, Any], show: Callable[..., None]) -> None:
     show(
         f"{shown['moves']} of {shown['copies']} copies move ({share:.1%}),"
         f" about {render.size(shown['bytes'])}"
-    )
-
-
-def _unsafe(shown: dict[str, Any]) -> str:
-    weak = shown["unsafe_partitions"]
-    return (
-        f"{len(weak)} partitions have fewer than {shown['w']} copies on nodes that are up, and"
-        " would be moved from too few; wait until the others are back, or replace fewer at once"
     )

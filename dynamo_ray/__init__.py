@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         OverloadedError,
         TooManySiblingsError,
         UnavailableError,
+        UnsafeChangeError,
         ValueTooLargeError,
         WrongTypeError,
     )
@@ -85,6 +86,7 @@ _HOMES = {
         "OverloadedError",
         "TooManySiblingsError",
         "UnavailableError",
+        "UnsafeChangeError",
         "ValueTooLargeError",
         "WrongTypeError",
     ),
@@ -125,6 +127,7 @@ __all__ = [
     "Status",
     "TooManySiblingsError",
     "UnavailableError",
+    "UnsafeChangeError",
     "ValueTooLargeError",
     "Written",
     "WrongTypeError",

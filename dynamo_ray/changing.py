@@ -17,14 +17,26 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from dynamo_ray.config import check_name
 from dynamo_ray.core.machines import MACHINE, ZONE, Machine, freest
 from dynamo_ray.core.membership import View
-from dynamo_ray.core.plan import Plan, PlanError, moves_due, plan
+from dynamo_ray.core.plan import Plan, moves_due
 from dynamo_ray.core.ring import Member
 from dynamo_ray.core.slots import Placement, placed
-from dynamo_ray.errors import BadRequestError, UnsafeChangeError
+from dynamo_ray.errors import BadRequestError, UnavailableError
+from dynamo_ray.planning import (
+    Wish,
+    adding,
+    check_safety,
+    free_name,
+    member_of,
+    newcomer,
+    replacing,
+    weighing,
+)
 
 LOOK_S = 0.3
 
@@ -54,9 +66,7 @@ def _wait(condition: Callable[[], bool], deadline: float, what: str) -> None:
     """Look on, bounded. Raises TimeoutError."""
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(
-                f"gave up waiting for {what}; it goes on, and may be waited for again"
-            )
+            raise TimeoutError(f"gave up waiting for {what}, which goes on all the same")
         time.sleep(LOOK_S)
 
 
@@ -95,40 +105,59 @@ def settle(name: str, timeout_s: float, moved: Moved = nobody) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(
                 f"{transfers.left} copies of partitions are still on their way after"
-                f" {timeout_s:g} s; they go on moving, `ring transfers` shows how far they are"
+                f" {timeout_s:g} s, and go on moving"
             )
         time.sleep(LOOK_S)
 
 
-def add(name: str, node: str | None, zone: str, weight: float, data_dir: str | None) -> str:
+def vacancy(name: str, node: str | None = None) -> tuple[str, str]:
+    """A new node's name, by default the next one that is free, and its directory.
+
+    Raises BadRequestError for a name that is none, or under which something lies already.
+    """
+    placement, _, described = look(name)
+    known = [one["data_dir"] for one in described.values() if "data_dir" in one]
+    if not known:
+        raise UnavailableError(1, 0, "no storage node answers")
+    folder = Path(known[0]).parent
+    if node is None:
+        members = (*placement.ring.members, *placement.charter.members)
+        left = [one.name for one in folder.glob("n*")]  # nodes that were removed have directories
+        node = free_name([*(member.name for member in members), *left])
+    if check_name(node) not in described and (folder / node).exists():
+        raise BadRequestError(
+            f"{folder / node} is there already, perhaps a removed node's; move it away, or give the"
+            " new node another name"
+        )
+    return node, str(folder / node)
+
+
+def add(name: str, node: str | None, zone: str, weight: float) -> str:
     """Start a new node, which owns nothing yet; its name. Raises BadRequestError.
 
     On several machines it goes where the fewest are, and into the zone of that one.
     """
+    node, folder = vacancy(name, node)
     placement, _, described = look(name)
+    member = newcomer(node, zone, weight)
     if home := _home(placement):
         if zone:
             raise BadRequestError(f"zones come from the Ray nodes' label {ZONE}; leave it out")
-        place = home.zone, weight, home.name
-    else:
-        place = zone, weight, ""
-    member = Member(os.urandom(8), node or free_name(placement), *place)
-    _planned(placement, add=[member])
-    _start(name, member, data_dir, described, View())
+        member = replace(member, zone=home.zone, machine=home.name)
+    adding(member)(placement.ring, _states(described))
+    _start(name, member, folder, View())
     return member.name
 
 
 def drain(name: str, node: str, weight: float = 0.0, forced: bool = False) -> None:
-    """Let a node own nothing any more, or its share of another weight. BadRequestError.
+    """Let a node own nothing any more, or its share of another weight.
 
-    UnsafeChangeError where a partition that moves has fewer than W living copies.
+    Raises BadRequestError, UnavailableError, and UnsafeChangeError where a partition that moves has
+    fewer than W living copies.
     """
     from dynamo_ray.actors import fleet
 
-    placement, _, described = look(name)
-    known = _member(placement, node)
-    members = [replace(known, weight=weight) if m is known else m for m in placement.ring.members]
-    check_safety(_planned(placement, changed=members), described, placement, forced)
+    _agree(name, weighing(node, weight), forced)
     fleet.weigh(name, node, weight)
 
 
@@ -137,7 +166,7 @@ def is_empty(name: str, node: str) -> bool:
     placement, _, described = look(name)
     told = described.get(node, {})
     is_quiet = told.get("state") == "up" and not told["hints"] and not told["owned"]
-    return is_quiet and not placement.owned(_member(placement, node).node)
+    return is_quiet and not placement.owned(member_of(placement.ring, node).node)
 
 
 def end(name: str, node: str) -> None:
@@ -145,15 +174,13 @@ def end(name: str, node: str) -> None:
     from dynamo_ray.actors import fleet
 
     placement, _, _ = look(name)
-    view = View(ends={_member(placement, node).node: b""})
+    view = View(ends={member_of(placement.ring, node).node: b""})
     fleet.teach(fleet.handles(name), view.to_rows())
     time.sleep(1.0)  # whoever asks it meanwhile is told who owns what now
     fleet.end(name, node)
 
 
-def take_over(
-    name: str, old: str, node: str | None, data_dir: str | None, forced: bool = False
-) -> str:
+def take_over(name: str, old: str, node: str | None, forced: bool = False) -> str:
     """Start a new node in the place of one that is gone for good; its name.
 
     Raises BadRequestError if the old one answers (unless `forced`), UnsafeChangeError where what it
@@ -161,53 +188,38 @@ def take_over(
     """
     from dynamo_ray.actors import fleet
 
-    placement, _, described = look(name)
-    known = _member(placement, old)
-    if described.get(old, {}).get("state") == "up" and not forced:
-        raise BadRequestError(
-            f"node {old!r} is up; drain and remove it, which loses nothing, or force it"
-        )
-    home = _home(placement, known.machine)
-    zone, machine = (home.zone, home.name) if home else (known.zone, "")
-    member = Member(os.urandom(8), node or free_name(placement), zone, known.weight, machine)
-    made = _planned(placement, replaced={old: member})
-    check_safety(made, described, placement, forced)
+    node, folder = vacancy(name, node)
+    made = _agree(name, replacing(old, node, forced), forced)
+    (gone,) = made.dead
+    member = member_of(made.after, node)
+    placement, _, _ = look(name)
+    if home := _home(placement, member.machine):
+        member = replace(member, zone=home.zone, machine=home.name)
     fleet.end(name, old)
-    _start(name, member, data_dir, described, View(ends={known.node: member.node}))
+    _start(name, member, folder, View(ends={gone: member.node}))
     return member.name
 
 
-def is_rebuilt(name: str, node: str) -> bool:
-    """True if a node holds all that it owns, as far as can be proved (DESIGN rule 9)."""
-    _, _, described = look(name)
+def doubted(name: str, node: str) -> int:
+    """How much of what a node owns it cannot prove to hold yet (DESIGN rule 9)."""
+    placement, _, described = look(name)
     told = described.get(node, {})
-    return bool(told.get("state") == "up" and told["owned"] and not told["doubted"])
+    owned = len(placement.owned(member_of(placement.ring, node).node))
+    is_told = told.get("state") == "up" and told["owned"] == owned
+    return int(told["doubted"]) if is_told else owned
 
 
-def check_safety(
-    made: Plan, described: dict[str, dict[str, Any]], placement: Placement, forced: bool
-) -> None:
-    """Raises UnsafeChangeError where fewer than W living copies are left of what moves."""
-    up = [m.node for m in made.before.members if described.get(m.name, {}).get("state") == "up"]
-    least = placement.charter.settings.w
-    weak = made.weak(up, least)
-    if weak and not forced:
-        raise UnsafeChangeError(weak, least)
+def _agree(name: str, wish: Wish, forced: bool) -> Plan:
+    """What a wish would do to the cluster as it is now. Raises what speaks against it."""
+    placement, _, described = look(name)
+    states = _states(described)
+    made = wish(placement.ring, states)
+    check_safety(made, states, placement.charter.settings.w, forced)
+    return made
 
 
-def _planned(placement: Placement, **wish: Any) -> Plan:
-    try:
-        return plan(placement.ring, **wish)
-    except PlanError as error:
-        raise BadRequestError(str(error)) from error
-
-
-def _member(placement: Placement, name: str) -> Member:
-    for member in placement.ring.members:
-        if member.name == name:
-            return member
-    known = ", ".join(sorted(member.name for member in placement.ring.members))
-    raise BadRequestError(f"there is no node {name!r}; there are {known}")
+def _states(described: dict[str, dict[str, Any]]) -> dict[str, str]:
+    return {name: one["state"] for name, one in described.items()}
 
 
 def _home(placement: Placement, preferred: str = "") -> Machine | None:
@@ -224,24 +236,10 @@ def _home(placement: Placement, preferred: str = "") -> Machine | None:
     return next(same, None) or freest(there, used)
 
 
-def free_name(placement: Placement) -> str:
-    """The next name after those of all nodes that there are, and that there were."""
-    names = {member.name for member in (*placement.ring.members, *placement.charter.members)}
-    numbers = [int(name[1:]) for name in names if name[:1] == "n" and name[1:].isdigit()]
-    return f"n{max(numbers, default=0) + 1}"
-
-
-def _start(
-    name: str, member: Member, data_dir: str | None, described: dict[str, Any], known: View
-) -> None:
+def _start(name: str, member: Member, folder: str, known: View) -> None:
     from dynamo_ray.actors import fleet
 
     place, _ = fleet.survey(name)
-    folder = data_dir or next(
-        os.path.join(os.path.dirname(one["data_dir"]), member.name)
-        for one in described.values()
-        if "data_dir" in one
-    )
     rows = placed(place.charter, place.view).learn(known).view.to_rows()
     fleet.join(place, member, folder, rows)
 
@@ -262,7 +260,6 @@ class Changing:
         *,
         zone: str = "",
         weight: float = 1.0,
-        data_dir: str | os.PathLike[str] | None = None,
         timeout_s: float = 600.0,
         moved: Moved = nobody,
     ) -> str:
@@ -271,8 +268,7 @@ class Changing:
         Waits until the ring is balanced; after `timeout_s` TimeoutError, and the copies go on
         moving. `moved` hears how far they are. Raises BadRequestError for a name that is taken.
         """
-        folder = None if data_dir is None else os.fspath(data_dir)
-        node = add(self.name, name, zone, weight, folder)
+        node = add(self.name, name, zone, weight)
         settle(self.name, timeout_s, moved)
         return node
 
@@ -315,20 +311,26 @@ class Changing:
         old: str,
         new: str | None = None,
         *,
-        data_dir: str | os.PathLike[str] | None = None,
         force: bool = False,
         timeout_s: float = 600.0,
+        moved: Moved = nobody,
     ) -> str:
         """A new node takes the place of one that is gone for good; its name.
 
-        What the old one owned is copied from the other owners. That cannot be taken back: the old
-        node serves nobody any more, should it return. Raises BadRequestError if it is up, and
-        UnsafeChangeError where fewer than W other copies live, unless `force`; TimeoutError.
+        What the old one owned is copied from the other owners; `moved` hears how many copies are
+        left. That cannot be taken back: the old node serves nobody any more, should it return.
+        Raises BadRequestError if it is up, and UnsafeChangeError where fewer than W other copies
+        live, unless `force`; TimeoutError.
         """
-        folder = None if data_dir is None else os.fspath(data_dir)
         deadline = time.monotonic() + timeout_s
-        node = take_over(self.name, old, new, folder, force)
-        _wait(lambda: is_rebuilt(self.name, node), deadline, f"{node} to be whole")
+        node = take_over(self.name, old, new, force)
+
+        def is_whole() -> bool:
+            left = doubted(self.name, node)
+            moved(Transfers(left, 0, 0, {}))
+            return not left
+
+        _wait(is_whole, deadline, f"{node} to be whole")
         return node
 
     def rebalance(self, *, timeout_s: float = 600.0, moved: Moved = nobody) -> None:

@@ -59,7 +59,8 @@ LAYERS: dict[str, set[str]] = {
     "repairing": {"asking", "session", "wire"} | BASE,
     "pouring": {"client", "found"} | BASE,
     "backup": {"sweep", "session", "storage", "wire"} | BASE,
-    "changing": {"actors"} | BASE,
+    "planning": BASE,
+    "changing": {"actors", "planning", "config"} | BASE,
     "restoring": {"backup", "storage", "wire", "actors"} | BASE,
     "connecting": {"client", "blocking", "actors", "server", "config"} | CLIENT,
     "cluster": {
@@ -90,6 +91,7 @@ LAYERS: dict[str, set[str]] = {
         "connecting",
         "cluster",
         "changing",
+        "planning",
         "survey",
         "sweep",
         "verifying",
