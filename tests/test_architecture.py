@@ -59,7 +59,7 @@ LAYERS: dict[str, set[str]] = {
     "repairing": {"asking", "session", "wire"} | BASE,
     "pouring": {"client", "found"} | BASE,
     "backup": {"sweep", "session", "storage", "wire"} | BASE,
-    "planning": BASE,
+    "planning": {"config"} | BASE,
     "changing": {"actors", "planning", "config"} | BASE,
     "restoring": {"backup", "storage", "wire", "actors"} | BASE,
     "connecting": {"client", "blocking", "actors", "server", "config"} | CLIENT,
