@@ -222,7 +222,7 @@ def described(made: Plan, known: Status) -> dict[str, Any]:
     up = living(made.before, _states(known))
     gives, gets = (Counter(getattr(m, who) for m in made.moves) for who in ("giver", "receiver"))
     a_copy = _bytes_a_copy(made, known)
-    nodes = [
+    nodes: list[dict[str, Any]] = [
         {
             "name": members[node].name,
             "zone": members[node].zone,

@@ -116,7 +116,8 @@ class NodeServer(Member):
 
     def _list(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
         """A page of a partition's keys, or of keys and states; of an owner's, under an epoch."""
-        partition, after, *epoch = fields if len(fields) in (2, 3) else (None, None)
+        given: list[Any] = fields if len(fields) in (2, 3) else [None, None]
+        partition, after, *epoch = given
         known = range(self.ring.partitions)
         is_shaped = type(after) is bytes and all(type(one) is bytes for one in epoch)
         if type(partition) is not int or partition not in known or not is_shaped:
