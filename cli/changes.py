@@ -168,7 +168,9 @@ async def transfers(
     while True:
         async with connected(target, members_only=True) as connection:
             known = await status(connection.client.session, connection.credentials)
-            left = len(connection.client.session.placement().under_way)
+            wished = len(connection.client.session.placement().under_way)
+        # Who was asked may not have heard yet; of a giver that is away only the view tells.
+        left = max(wished, sum(node.handover.get("left", 0) for node in known.nodes))
         if not watch or not left:
             break
         bar.at(left, sum(node.handover.get("bytes", 0) for node in known.nodes))

@@ -33,6 +33,7 @@ ALL: list[tuple[DynamoError, type[Exception], bool, dict[str, object]]] = [
     (errors.ClusterNotFoundError("none"), ConnectionError, False, {}),
     (errors.ClusterExistsError("one"), ValueError, False, {}),
     (errors.AuthenticationError("no"), ConnectionError, False, {}),
+    (errors.UnsafeChangeError([7], 2), DynamoError, False, {"partitions": (7,), "least": 2}),
     (errors.DataDirectoryError("no"), ValueError, False, {}),
     (errors.BackupError("no"), DynamoError, False, {}),
     (errors.BackupNotFoundError("no"), errors.BackupError, False, {}),

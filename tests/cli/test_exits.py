@@ -19,6 +19,7 @@ CODES = [
     (errors.ClusterNotFoundError("no cluster"), 7),
     (errors.AuthenticationError("wrong token"), 7),
     (errors.ClusterExistsError("it runs"), 8),
+    (errors.UnsafeChangeError([1, 2], 2), 8),
     (errors.DataDirectoryError("another's"), 8),
     (errors.BackupError("no room"), 1),
     (errors.BackupNotFoundError("none"), 3),
