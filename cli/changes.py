@@ -210,7 +210,7 @@ def _show_giving(left: int, giving: list[dict[str, Any]]) -> None:
     render.show(head, "dim")
     for line in lines:
         render.show(line)
-    render.show(f"{left:,} copies of partitions are on their way")
+    render.show(f"copies of partitions on their way: {left:,}")
 
 
 class _Bar:

@@ -248,6 +248,6 @@ def test_copies_on_their_way_are_9_until_they_are_there(dr: Command, fragile: Th
     assert (giving["name"], giving["left"], giving["step"]) == ("n1", 1, None)
     assert giving.keys() == {"name", "partition", "to", "step", "left", "given", "keys", "bytes"}
     done = dr("ring", "transfers")
-    assert done.code == 9 and b"1 copies of partitions are on their way" in done.out
+    assert done.code == 9 and b"copies of partitions on their way: 1" in done.out
     fragile.run(cluster.start_node("n5"))
     assert dr("ring", "transfers", "--watch").code == 0
