@@ -47,7 +47,7 @@ def rerouted(
         return None if node != meant_for and node in owners else Rerouted(node, message, epoch)
     if isinstance(message, Mint | Merge) and message.hint_for in owners:
         owner = present[owners.index(message.hint_for)]
-        if owner != meant_for and meant_for not in present:
+        if meant_for not in present:
             return Rerouted(meant_for, replace(message, hint_for=owner), epoch)
         return None
     return Rerouted(meant_for, message, epoch)
