@@ -185,8 +185,8 @@ async def told(servers: list[NodeServer], what: str, sent: list[int]) -> None:
     cpu, began = time.process_time(), time.perf_counter()
     for server in servers:
         server.longest_hold_s = 0.0
-        server.node.sync.rounds.on_demand(range(Q), frozenset())
-    while any(server.node.sync.status()["demanded"] for server in servers):
+        server.node.rounds.on_demand(range(Q), frozenset())
+    while any(server.node.repair_status()["demanded"] for server in servers):
         await asyncio.sleep(0.01)
     took, cpu = time.perf_counter() - began, time.process_time() - cpu
     moved = sum(server.node.sync.status()["bytes"] for server in servers) - moved
