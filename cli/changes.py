@@ -31,9 +31,7 @@ Wait = Annotated[
         "--wait", metavar="SECONDS", min=0.1, max=604_800, help="How long to look on, at most."
     ),
 ]
-Force = Annotated[
-    bool, typer.Option("--force", help="Also where fewer than W copies are left to copy from.")
-]
+Force = Annotated[bool, typer.Option("--force", help="Also where fewer than W copies are up.")]
 Node = Annotated[
     str, typer.Argument(metavar="NODE", show_default=False, help="The node's name, as n1.")
 ]
@@ -50,20 +48,23 @@ def add(
     weight: Annotated[
         float, typer.Option("--weight", metavar="W", min=0, help="Its share of the data.")
     ] = 1.0,
+    force: Force = False,
     wait: Wait = WAIT_S,
     as_json: Json = False,
 ) -> None:
     """Add a storage node: it joins, and gets its share while clients go on."""
-    from dynamo_ray.changing import vacancy
+    from dynamo_ray.changing import site_for
     from dynamo_ray.planning import adding, newcomer
 
     cluster = _attached(target)
-    name, _ = vacancy(cluster.name, node)
-    plan = asyncio.run(shown_plan(target, adding(newcomer(name, zone, weight))))
+    site = site_for(cluster.name, node, zone)
+    wish = adding(newcomer(site.node, site.zone, weight, site.machine))
+    name, plan = site.node, asyncio.run(shown_plan(target, wish, force))
     if not agreed(change, f"add node {name} to cluster {cluster.name}"):
         return
     with _looking_on(AGAIN) as moved:
-        cluster.add_node(name, zone=zone, weight=weight, timeout_s=wait, moved=moved)
+        given: dict[str, Any] = {"zone": zone, "weight": weight, "force": force}
+        cluster.add_node(name, **given, timeout_s=wait, moved=moved)
     _told(as_json, "node_add", cluster, name, plan, f"{name} has joined {cluster.name}")
 
 
@@ -129,12 +130,13 @@ def replace(
     as_json: Json = False,
 ) -> None:
     """Put a new node in the place of one that is gone for good. It cannot be taken back."""
-    from dynamo_ray.changing import vacancy
-    from dynamo_ray.planning import replacing
+    from dynamo_ray.changing import site_for
+    from dynamo_ray.planning import newcomer, replacing
 
     cluster = _attached(target)
-    name, _ = vacancy(cluster.name, by)
-    plan = asyncio.run(shown_plan(target, replacing(old, name, force), force))
+    site = site_for(cluster.name, by, old=old)
+    wish = replacing(old, newcomer(site.node, site.zone, machine=site.machine), force)
+    name, plan = site.node, asyncio.run(shown_plan(target, wish, force))
     if not agreed(change, f"replace node {old} of cluster {cluster.name} by {name}, for good"):
         return
     with _looking_on(f"{STATUS} says how much {name} has to copy yet") as moved:
@@ -243,7 +245,7 @@ def _looking_on(how: str) -> Iterator[Callable[[Transfers], None]]:
         told = f"interrupted; what has begun goes on without this command: {how}"
         raise CommandError(Exit.INTERRUPTED, told) from error
     except TimeoutError as error:
-        raise CommandError(Exit.UNAVAILABLE, f"{error}; {how}") from error
+        raise CommandError(Exit.DEGRADED, f"{error}; {how}") from error
     finally:
         bar.end()
 

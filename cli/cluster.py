@@ -215,11 +215,11 @@ def _plan(name: str, said: Said, folder: Path) -> str:
     """
     from dynamo_ray.founding import agreed
 
-    charter, how = agreed(folder, name, said), "again, from"
+    charter, how, since = agreed(folder, name, said), "again, from", "founded with "
     if charter is None:
-        charter, how = said.charter(name), "new, its data in"
+        charter, how, since = said.charter(name), "new, its data in", ""
     has = charter.settings
-    shape = f"{len(charter.members)} nodes, N={has.n} R={has.r} W={has.w}, {has.durability}"
+    shape = f"{since}{len(charter.members)} nodes, N={has.n} R={has.r} W={has.w}, {has.durability}"
     on = {member.machine for member in charter.members if member.machine}
     where = f" on {', '.join(sorted(on))}" if on else ""
     return f"cluster {name}: {shape}; {how} {folder}{where}"

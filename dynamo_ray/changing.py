@@ -16,11 +16,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamo_ray.config import check_name
 from dynamo_ray.core.machines import MACHINE, ZONE, Machine, freest
 from dynamo_ray.core.membership import View
 from dynamo_ray.core.plan import Plan, moves_due
@@ -31,8 +30,8 @@ from dynamo_ray.planning import (
     Wish,
     adding,
     check_safety,
-    free_name,
     member_of,
+    name_for,
     newcomer,
     replacing,
     weighing,
@@ -110,42 +109,71 @@ def settle(name: str, timeout_s: float, moved: Moved = nobody) -> None:
         time.sleep(LOOK_S)
 
 
-def vacancy(name: str, node: str | None = None) -> tuple[str, str]:
-    """A new node's name, by default the next one that is free, and its directory.
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a new node is to be, and as what; `machine` is empty where machines have no names."""
 
-    Raises BadRequestError for a name that is none, or under which something lies already.
+    node: str
+    zone: str
+    machine: str
+    folder: str
+
+
+def site_for(name: str, node: str | None, zone: str = "", old: str | None = None) -> Site:
+    """Where a new node of the cluster is to be: named `node`, or by the next name that is free.
+
+    On several machines it goes where the fewest are, or where the `old` one is that it replaces,
+    and into the zone of that one. Raises BadRequestError for a name that is none, or under which
+    something lies there already.
     """
+    from dynamo_ray.actors.placement import do_on
+
     placement, _, described = look(name)
     known = [one["data_dir"] for one in described.values() if "data_dir" in one]
     if not known:
         raise UnavailableError(1, 0, "no storage node answers")
-    folder = Path(known[0]).parent
-    if node is None:
-        members = (*placement.ring.members, *placement.charter.members)
-        left = [one.name for one in folder.glob("n*")]  # nodes that were removed have directories
-        node = free_name([*(member.name for member in members), *left])
-    if check_name(node) not in described and (folder / node).exists():
-        raise BadRequestError(
-            f"{folder / node} is there already, perhaps a removed node's; move it away, or give the"
-            " new node another name"
-        )
-    return node, str(folder / node)
+    replaced = None if old is None else member_of(placement.ring, old)
+    home = _home(placement, "" if replaced is None else replaced.machine)
+    if home and zone:
+        raise BadRequestError(f"zones come from the Ray nodes' label {ZONE}; leave it out")
+    zone = home.zone if home else zone if replaced is None else replaced.zone
+    machine, folder = home.name if home else "", Path(known[0]).parent
+    left = do_on(machine, names_in, folder)
+    node = name_for(node, placement, left)
+    return Site(node, zone, machine, str(folder / node))
 
 
-def add(name: str, node: str | None, zone: str, weight: float) -> str:
-    """Start a new node, which owns nothing yet; its name. Raises BadRequestError.
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder of this machine."""
+    return os.listdir(folder) if folder.is_dir() else []
 
-    On several machines it goes where the fewest are, and into the zone of that one.
+
+def _home(placement: Placement, preferred: str = "") -> Machine | None:
+    """The machine for a new node: that one if it is there; None where machines have no names."""
+    from dynamo_ray.actors.placement import machines
+
+    used = [member.machine for member in placement.ring.members]
+    if not any(used):
+        return None
+    there = machines()
+    if not there:
+        raise BadRequestError(f"no machine with the label {MACHINE} answers; see docs/machines.md")
+    same = (machine for machine in there if machine.name == preferred)
+    return next(same, None) or freest(there, used)
+
+
+def add(
+    name: str, node: str | None, zone: str = "", weight: float = 1.0, forced: bool = False
+) -> str:
+    """Start a new node, which owns nothing yet; its name.
+
+    Raises BadRequestError, and UnsafeChangeError where a partition that moves has fewer than W
+    living copies.
     """
-    node, folder = vacancy(name, node)
-    placement, _, described = look(name)
-    member = newcomer(node, zone, weight)
-    if home := _home(placement):
-        if zone:
-            raise BadRequestError(f"zones come from the Ray nodes' label {ZONE}; leave it out")
-        member = replace(member, zone=home.zone, machine=home.name)
-    adding(member)(placement.ring, _states(described))
-    _start(name, member, folder, View())
+    site = site_for(name, node, zone)
+    member = newcomer(site.node, site.zone, weight, site.machine)
+    _agree(name, adding(member), forced)
+    _start(name, member, site.folder, View())
     return member.name
 
 
@@ -188,15 +216,13 @@ def take_over(name: str, old: str, node: str | None, forced: bool = False) -> st
     """
     from dynamo_ray.actors import fleet
 
-    node, folder = vacancy(name, node)
-    made = _agree(name, replacing(old, node, forced), forced)
+    site = site_for(name, node, old=old)
+    new = newcomer(site.node, site.zone, machine=site.machine)
+    made = _agree(name, replacing(old, new, forced), forced)
     (gone,) = made.dead
-    member = member_of(made.after, node)
-    placement, _, _ = look(name)
-    if home := _home(placement, member.machine):
-        member = replace(member, zone=home.zone, machine=home.name)
+    member = member_of(made.after, site.node)
     fleet.end(name, old)
-    _start(name, member, folder, View(ends={gone: member.node}))
+    _start(name, member, site.folder, View(ends={gone: member.node}))
     return member.name
 
 
@@ -220,20 +246,6 @@ def _agree(name: str, wish: Wish, forced: bool) -> Plan:
 
 def _states(described: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {name: one["state"] for name, one in described.items()}
-
-
-def _home(placement: Placement, preferred: str = "") -> Machine | None:
-    """The machine for a new node: that one if it is there; None where machines have no names."""
-    from dynamo_ray.actors.placement import machines
-
-    used = [member.machine for member in placement.ring.members]
-    if not any(used):
-        return None
-    there = machines()
-    if not there:
-        raise BadRequestError(f"no machine with the label {MACHINE} answers; see docs/machines.md")
-    same = (machine for machine in there if machine.name == preferred)
-    return next(same, None) or freest(there, used)
 
 
 def _start(name: str, member: Member, folder: str, known: View) -> None:
@@ -260,15 +272,17 @@ class Changing:
         *,
         zone: str = "",
         weight: float = 1.0,
+        force: bool = False,
         timeout_s: float = 600.0,
         moved: Moved = nobody,
     ) -> str:
         """A new storage node joins and gets its share of the data while clients go on; its name.
 
         Waits until the ring is balanced; after `timeout_s` TimeoutError, and the copies go on
-        moving. `moved` hears how far they are. Raises BadRequestError for a name that is taken.
+        moving. `moved` hears how far they are. Raises BadRequestError for a name that is taken, and
+        UnsafeChangeError, unless `force`, where a partition has fewer than W living copies.
         """
-        node = add(self.name, name, zone, weight)
+        node = add(self.name, name, zone, weight, force)
         settle(self.name, timeout_s, moved)
         return node
 

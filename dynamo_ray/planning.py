@@ -7,12 +7,13 @@ refuse. Nodes are named by their names; `states` are what they say of themselves
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from dynamo_ray.config import check_name
 from dynamo_ray.core.plan import Plan, plan
 from dynamo_ray.core.ring import Member, Ring
+from dynamo_ray.core.slots import Placement
 from dynamo_ray.errors import BadRequestError, UnavailableError, UnsafeChangeError
 
 States = Mapping[str, str]
@@ -20,11 +21,11 @@ Wish = Callable[[Ring, States], Plan]
 _COMING_BACK = ("starting", "recovering")
 
 
-def newcomer(name: str, zone: str = "", weight: float = 1.0) -> Member:
+def newcomer(name: str, zone: str = "", weight: float = 1.0, machine: str = "") -> Member:
     """A node that nobody knows yet, with a fresh id. BadRequestError for what no node can be."""
     check_name(name)
     try:
-        return Member(os.urandom(8), name, zone, weight)
+        return Member(os.urandom(8), name, zone, weight, machine)
     except ValueError as error:
         raise BadRequestError(str(error)) from error
 
@@ -61,8 +62,8 @@ def weighing(name: str, weight: float) -> Wish:
     return wish
 
 
-def replacing(old: str, new: str, forced: bool = False) -> Wish:
-    """A new node takes the place of one that is gone. The wish raises BadRequestError."""
+def replacing(old: str, new: Member, forced: bool = False) -> Wish:
+    """A new node takes the place of one that is gone, with its weight. BadRequestError."""
 
     def wish(ring: Ring, states: States) -> Plan:
         known = member_of(ring, old)
@@ -71,7 +72,7 @@ def replacing(old: str, new: str, forced: bool = False) -> Wish:
             raise BadRequestError(
                 f"node {old!r} is {state}; drain or remove it, which loses nothing, or force it"
             )
-        member = newcomer(new, known.zone, known.weight)
+        member = replace(new, weight=known.weight)
         return _sound(lambda: plan(ring, replaced={old: member}))
 
     return wish
@@ -98,10 +99,24 @@ def member_of(ring: Ring, name: str) -> Member:
     raise BadRequestError(f"there is no node {name!r}; there are {known}")
 
 
-def free_name(taken: Iterable[str]) -> str:
-    """The name after the highest of those that are like n1 and taken."""
-    numbers = [int(name[1:]) for name in taken if name[:1] == "n" and name[1:].isdecimal()]
-    return f"n{max(numbers, default=0) + 1}"
+def name_for(node: str | None, placement: Placement, left: Collection[str]) -> str:
+    """A new node's name; by default the one after the highest like n1 that is or was there.
+
+    `left` are the names of directories, those of nodes that were removed, too. Raises
+    BadRequestError for one of these, and for what cannot be a name.
+    """
+    present = {member.name for member in placement.ring.members}
+    if node is None:
+        names = [*present, *left, *(member.name for member in placement.charter.members)]
+        numbers = [int(name[1:]) for name in names if name[:1] == "n" and name[1:].isdecimal()]
+        return f"n{max(numbers, default=0) + 1}"
+    check_name(node)
+    if node in left and node not in present:
+        raise BadRequestError(
+            f"a directory {node!r} is there already, perhaps a removed node's; move it away, or"
+            " give the new node another name"
+        )
+    return node
 
 
 def _answers(state: str) -> bool:

@@ -60,7 +60,7 @@ LAYERS: dict[str, set[str]] = {
     "pouring": {"client", "found"} | BASE,
     "backup": {"sweep", "session", "storage", "wire"} | BASE,
     "planning": {"config"} | BASE,
-    "changing": {"actors", "planning", "config"} | BASE,
+    "changing": {"planning", "actors", "config"} | BASE,
     "restoring": {"backup", "storage", "wire", "actors"} | BASE,
     "connecting": {"client", "blocking", "actors", "server", "config"} | CLIENT,
     "cluster": {
@@ -90,8 +90,8 @@ LAYERS: dict[str, set[str]] = {
         "blocking",
         "connecting",
         "cluster",
-        "changing",
         "planning",
+        "changing",
         "survey",
         "sweep",
         "verifying",
