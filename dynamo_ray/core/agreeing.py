@@ -14,9 +14,10 @@ and for what hangs on no owner.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from dynamo_ray.core.messages import Code, Merge, Mint, Refused
+from dynamo_ray.core.messages import Code, Fetch, Merge, Mint, Refused
 from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.upkeep import Confirm, Reap
 from dynamo_ray.core.values import value
@@ -52,17 +53,19 @@ def judge(
     """
     if epoch is None:
         return None
-    if isinstance(message, Confirm | Reap):
-        return None if epoch == ring.epoch else OTHER_EPOCH
-    if hasattr(message, "partitions"):
-        partitions = message.partitions
+    if isinstance(message, Mint | Merge | Fetch):
+        partitions: Collection[int] = message.partitions
         if len(partitions) > 1:
             partitions = set(partitions)
+        elif not closed and partitions and ring.epoch_of(message.partitions[0]) == epoch:
+            return None  # nearly every request
+    elif isinstance(message, Confirm | Reap):
+        return None if epoch == ring.epoch else OTHER_EPOCH
     else:
         partitions = (message.partition,)
         if not _is_there(ring, message.partition):
             return None  # a client may ask for anything; core/compare.py says what there is
-    if epoch == OWNERS:
+    if epoch == OWNERS and isinstance(message, Merge):
         if not owned.issuperset(partitions):
             return OTHER_EPOCH
     elif any(partition_epoch != epoch for partition_epoch in map(ring.epoch_of, partitions)):

@@ -81,6 +81,7 @@ class Forest:
 
     def is_exact(self, partition: int) -> bool:
         """True if the tree shows all that is there now; else it is being hashed, ask later."""
+        self._sort()
         self._ready.pop(partition, None)
         if not self.is_ready(partition):
             return False

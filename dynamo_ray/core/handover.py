@@ -205,7 +205,8 @@ class Handover:
             else:
                 self._fail(current)
         elif current.step is Step.COPYING:
-            is_near = sent <= NEAR_KEYS or (current.last_sent or sent) < 2 * sent
+            before = current.last_sent
+            is_near = sent <= NEAR_KEYS or (before is not None and before < 2 * sent)
             if not is_done:
                 self._fail(current)
             elif is_near:

@@ -120,7 +120,7 @@ def _ring_of(charter: Charter, founded: Ring, view: View) -> Ring:
     if len(present) < founded.copies:
         present = members
     owners = _with_heirs(slots, present, view.ends)
-    _mend(owners, founded.copies, sorted(present))
+    _mend(owners, slots, founded.copies, sorted(present))
     return Ring(founded.partitions, founded.copies, tuple(present.values()), tuple(owners))
 
 
@@ -138,8 +138,11 @@ def _with_heirs(
     return [heirs[node] for node in slots]
 
 
-def _mend(slots: list[NodeId], copies: int, nodes: list[NodeId]) -> None:
-    """Whoever would own a slot of a partition twice, or nobody, gives place to the next node."""
+def _mend(slots: list[NodeId], named: list[NodeId], copies: int, nodes: list[NodeId]) -> None:
+    """Whoever would own a slot of a partition twice, or nobody, gives place to the next node.
+
+    That is the one that follows the slot's `named` owner in the order of the ids.
+    """
     for first in range(0, len(slots), copies):
         row = slots[first : first + copies]
         if b"" not in row and len(set(row)) == copies:
@@ -147,7 +150,7 @@ def _mend(slots: list[NodeId], copies: int, nodes: list[NodeId]) -> None:
         taken: set[NodeId] = set()
         for at, owner in enumerate(row):
             if owner == b"" or owner in taken:
-                around = [node for node in nodes if node > owner] + nodes
+                around = [node for node in nodes if node > named[first + at]] + nodes
                 owner = next(node for node in around if node not in taken and node not in row)
                 slots[first + at] = owner
             taken.add(owner)

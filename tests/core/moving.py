@@ -7,7 +7,7 @@ it notes beside the log. What it publishes it knows at once, the others as soon 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dynamo_ray.core.agreeing import Exchange
@@ -69,6 +69,7 @@ class World:
         self.sent: list[tuple[bytes, Any]] = []
         self.answers: list[Any] = []
         self.published: list[tuple[bytes, Mapping[int, Slot]]] = []
+        self.on_sent: Callable[[Any], object] = lambda message: None  # what a test does just then
         self.lost: tuple[type[Any], ...] = ()  # kinds of messages that do not arrive
         self.muted: tuple[type[Any], ...] = ()  # kinds of answers that do not arrive
         self.stalled: set[bytes] = set()  # nodes whose log takes nothing for now
@@ -181,6 +182,7 @@ class World:
 
     def _send(self, at: bytes, effect: ToPeer) -> list[tuple[bytes, list[Any]]]:
         self.sent.append((effect.node, effect.message))
+        self.on_sent(effect.message)
         if isinstance(effect.message, self.lost):
             return [(at, self.nodes[at].on_peer(effect.node, effect.message, None))]
         to = at, effect.node, effect.message

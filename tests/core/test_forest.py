@@ -135,3 +135,26 @@ def test_only_stale_buckets_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_new_tree_is_stale_all_over() -> None:
     assert sum(Tree().take_stale()) == BUCKETS
+
+
+def test_exact_is_only_what_shows_all_that_is_there_now() -> None:
+    """A pass that ends shows what was there when it began, and that is enough for comparisons."""
+    at = replica(**{f"k{i}": STATE for i in range(10)})
+    at.forest._effort = 1  # a pass begins, and comes no further
+    assert not at.forest.is_ready(0)
+    at.on_merge("to", Merge([b"late"], [0], [LATER]))
+    at.forest.on_tick()
+    at.on_merge("to", Merge([b"later"], [0], [LATER]))
+    assert at.forest.is_exact(0)
+    assert root_of(at.forest.branches(0)) == from_scratch(at.maps[0])
+
+
+def test_a_pass_that_ends_just_now_is_not_exact_if_a_key_was_marked_meanwhile() -> None:
+    at = replica(**{f"k{i}": STATE for i in range(10)})
+    at.forest._effort = 1  # a pass begins, and comes no further
+    assert not at.forest.is_exact(0)
+    at.on_merge("to", Merge([b"late"], [0], [LATER]))
+    at.forest._effort = EFFORT_A_TICK
+    assert not at.forest.is_exact(0)
+    assert at.forest.is_exact(0)
+    assert root_of(at.forest.branches(0)) == from_scratch(at.maps[0])

@@ -9,7 +9,6 @@ import pytest
 from dynamo_ray.core.handover import AGAIN_MS, CLOSED_MS_MAX, NEAR_KEYS
 from dynamo_ray.core.membership import Slot, View
 from dynamo_ray.core.messages import Code, Fetch, Fetched, Merge, Merged, Minted, Refused
-from dynamo_ray.core.node import ToPeer
 from dynamo_ray.core.upkeep import Compare, Offer, Offered, Seal, Sealed
 from tests.core.moving import (
     ALONE,
@@ -75,15 +74,22 @@ def test_a_partition_that_holds_nothing_moves_too() -> None:
 
 
 def test_while_much_is_sent_it_is_compared_again_before_it_closes() -> None:
+    """Writes are refused for the last of it only, not while all of it is sent."""
     at = World(ALONE, {A: [dict(MANY)]}, wishes=TO_B)
-    was_closed = []
-    for _ in range(40):
-        before = at.kinds.count("Compare")
-        at.tick()
-        if at.kinds.count("Compare") > before:
-            was_closed.append(bool(at.nodes[A].handover.closed))
+    seen: list[tuple[int, bool]] = []
+
+    def look(message: Any) -> None:
+        status = at.nodes[A].handover.status(repr)
+        if isinstance(message, Compare) and (int(status["keys"]), is_closed()) not in seen:
+            seen.append((int(status["keys"]), is_closed()))
+
+    def is_closed() -> bool:
+        return bool(at.nodes[A].handover.closed)
+
+    at.on_sent = look
+    at.run()
+    assert seen == [(0, False), (len(MANY), False), (len(MANY), True)]
     assert at.disks[B][0] == MANY
-    assert at.kinds.count("Compare") == 3, "all, what came meanwhile, and the last of it"
     assert at.kinds[0] == "Offer" and at.kinds.count("Offer") == at.kinds.count("Seal") == 1
 
 
@@ -149,22 +155,46 @@ def test_only_the_partition_that_moves_is_closed() -> None:
     assert isinstance(at.put(A, b"l", partition=1), Minted)
 
 
-def test_the_last_comparison_waits_until_the_log_has_what_was_taken_before() -> None:
-    """It is written while the first comparison says that nothing differs."""
-    at = world(0)
-    send = at._send
+def written_late(at: World) -> World:
+    """A key is written while the first comparison says that nothing differs; A's log is slow."""
 
-    def written_meanwhile(node: bytes, effect: ToPeer) -> Any:
-        if isinstance(effect.message, Compare) and not at.held(A):
+    def write(message: Any) -> None:
+        if isinstance(message, Compare) and not at.held(A):
             at.stalled = {A}
             assert at.put(A, b"late") is None
-        return send(node, effect)
 
-    at._send = written_meanwhile  # type: ignore[method-assign]
+    at.on_sent = write
     at.run(10)
     assert step_of(at) == "closing" and at.kinds == ["Offer", "Compare"]
+    return at
+
+
+def test_the_last_comparison_waits_until_the_log_has_what_was_taken_before() -> None:
+    at = written_late(world(0))
     at.go_on(A)
     at.run(3)
+    assert b"late" in at.disks[B][0] and at.published
+
+
+def test_it_waits_until_the_tree_shows_that_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = written_late(world(0))
+    at.go_on(A)
+    with monkeypatch.context() as patch:
+        patch.setattr(at.nodes[A].replica.forest, "is_exact", lambda partition: False)
+        at.run(5)
+        assert step_of(at) == "closing" and "Seal" not in at.kinds
+    at.run(3)
+    assert b"late" in at.disks[B][0] and at.published
+
+
+def test_what_is_lost_of_the_last_is_not_sealed() -> None:
+    at = written_late(world(0))
+    at.lost = (Merge,)
+    at.go_on(A)
+    at.run(3)
+    assert at.kinds[-1] == "Merge" and not at.published and not at.nodes[A].handover.closed
+    at.lost = ()
+    at.run(20)
     assert b"late" in at.disks[B][0] and at.published
 
 
@@ -313,16 +343,38 @@ def test_a_later_wish_for_another_counts() -> None:
     assert at.published == [(A, {0: Slot(1, C)})] and at.disks[C] == [keys(20)]
 
 
+def test_what_was_begun_with_one_is_not_gone_on_with_for_another() -> None:
+    at = world()
+    at.stalled = {B}
+    at.run(5)
+    assert step_of(at) == "copying" and at.kinds[-1] == "Merge"
+    at.learn(A, View(wishes={0: wish(C, stamp=b"2")}))
+    at.sent.clear()
+    at.go_on(B)
+    at.run(10)
+    assert at.published == [(A, {0: Slot(1, C)})] and at.disks[C] == [keys(20)]
+    assert {node for node, _ in at.sent} == {C}
+
+
 def test_once_it_is_on_its_way_to_the_disk_a_later_wish_comes_too_late() -> None:
     at = world()
     node = at.nodes[A]
-    publish: list[Any] = []
-    at._publish = lambda _, effect: publish.append(effect) or []  # type: ignore[method-assign]
+    at.slow = {A}
     at.run(8)
     at.learn(A, View(wishes={0: wish(C, stamp=b"2")}))
     assert node.handover.closed == {0} and step_of(at) == "publishing"
     at.tick(A, passed_ms=CLOSED_MS_MAX + 1)
-    assert node.handover.closed == {0} and len(publish) == 1
+    assert node.handover.closed == {0}
+    at.go_on(A)
+    assert at.published == [(A, {0: Slot(1, B)})] and not node.handover.closed
+
+
+def test_one_thing_at_a_time_is_on_its_way_to_the_disk() -> None:
+    at = World(ALONE, {A: [keys(3)]}, wishes={0: wish(A)})
+    at.slow = {A}
+    at.run(5)
+    at.go_on(A)
+    assert at.published == [(A, {0: Slot(1, A)})]
 
 
 # What nobody gave.

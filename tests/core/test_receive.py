@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from dynamo_ray.core.membership import Slot, View
-from dynamo_ray.core.messages import Code, Minted, Refused
-from dynamo_ray.core.receive import KEYS_A_TICK, SESSION_MS
+from dynamo_ray.core.messages import Code, Merge, Minted, Persist, Refused
+from dynamo_ray.core.node import Answer
+from dynamo_ray.core.receive import KEYS_A_TICK, SESSION_MS, Grant
 from dynamo_ray.core.upkeep import Compare, Offer, Offered, Seal, Sealed
-from tests.core.moving import ALONE, SHARED, A, B, C, D, World, keys, value_of, wish
+from tests.core.moving import ALONE, CLIENT, SHARED, A, B, C, D, World, keys, value_of, wish
 
 FIRST, SECOND = Offer(0, 0, 1), Offer(0, 1, 1)
 
@@ -83,15 +84,23 @@ def test_two_givers_of_one_partition_to_one_receiver() -> None:
     assert sorted(at.placements[D].ring.owners(0)) in ([A, C], [B, C])
 
 
-def test_a_promise_is_given_once_it_is_noted_and_what_it_speaks_of_is_fsynced() -> None:
+def test_a_promise_is_given_once_what_it_speaks_of_is_fsynced() -> None:
+    """At every level of durability: somebody gives up a copy for it (rule 8)."""
     at = World(ALONE, {})
-    token = offered(at, B)
-    at.stalled = {B}
-    at.merge(B, b"k", value_of(1))
-    assert at.ask(B, seal(FIRST, token)) is None
-    at.answers.clear()
-    at.go_on(B)
-    assert Sealed() in at.answers
+    token, node, epoch = offered(at, B), at.nodes[B], at.placements[B].ring.epoch_of(0)
+    (record, *_) = node.on_request(CLIENT, Merge([b"k"], [0], [value_of(1)]), 0, 0, 0, epoch)
+    assert isinstance(record, Persist) and node.on_appended(record.position)
+    (grant,) = node.on_request(CLIENT, seal(FIRST, token), 0, 0, 0, epoch)
+    assert grant == Grant(CLIENT, 0, 0, 1)
+    assert node.on_granted(CLIENT, True) == []
+    assert node.on_synced(record.position) == [Answer(CLIENT, Sealed())]
+
+
+def test_one_that_became_an_owner_since_the_offer_does_not_seal_it() -> None:
+    at = World(SHARED, {})
+    token = offered(at, C, SECOND)
+    at.learn(C, View(slots={0: Slot(1, C)}))
+    assert code_of(at.ask(C, seal(SECOND, token))) == Code.BAD_REQUEST
 
 
 def test_a_promise_that_cannot_be_noted_is_not_given() -> None:
@@ -165,22 +174,33 @@ def test_it_is_let_go_of_a_part_at_every_tick() -> None:
 
 def test_what_is_kept_for_others_stays() -> None:
     at = moved()
-    at.nodes[A].replica.hints.add(C, b"k0001", 0, 10)
+    at.nodes[A].replica.hints.add(B, b"k0001", 0, 10)
     at.away = frozenset({B, C, D})
     at.run(5)
     assert at.held(A).keys() == {b"k0001"}
 
 
+def test_what_is_kept_for_others_since_the_walk_began_stays_too() -> None:
+    at = World(ALONE, {B: [keys(KEYS_A_TICK + 10)]})
+    at.tick(B)
+    kept = max(at.held(B))
+    at.nodes[B].replica.hints.add(A, kept, 0, 10)
+    at.away = frozenset({A})
+    at.tick(B)
+    assert at.held(B).keys() == {kept}
+
+
 def test_while_it_is_offered_nothing_of_it_is_let_go_of() -> None:
     at = World(ALONE, {B: [keys(3)]})
     offered(at, B)
-    at.tick(passed_ms=SESSION_MS - 1)
-    assert at.held(B) == keys(3)
-    at.ask(B, Compare(0, b""))  # somebody works on it
-    at.tick(passed_ms=SESSION_MS - 1)
-    assert at.held(B) == keys(3)
-    at.tick(passed_ms=SESSION_MS)
-    at.tick()
+    for _ in range(2):
+        at.tick(B, passed_ms=SESSION_MS - 1)
+        for _ in range(3):
+            at.tick(B, passed_ms=0)
+        assert at.held(B) == keys(3)
+        at.ask(B, Compare(0, b""))  # somebody works on it
+    at.tick(B, passed_ms=SESSION_MS)
+    at.tick(B)
     assert at.held(B) == {}
 
 

@@ -114,6 +114,13 @@ def test_what_nobody_owns_any_more_falls_to_the_next_node() -> None:
         assert before in (after, A)
 
 
+def test_it_falls_to_the_same_node_in_whatever_order_they_were_heard_of() -> None:
+    gone = View(ends={C: NOBODY, D: NOBODY})
+    one = knowing(joined("e")).learn(joined("f")).learn(gone)
+    other = knowing(joined("f")).learn(joined("e")).learn(gone)
+    assert E in one.ring.slots and one.ring == other.ring
+
+
 def test_too_few_members_are_not_believed_to_be_gone() -> None:
     ring = knowing(View(ends={A: NOBODY, B: NOBODY})).ring
     assert ring == RING
