@@ -13,7 +13,7 @@ from dynamo_ray.core.agreeing import CLOSED, OTHER_EPOCH, epoch_for, judge
 from dynamo_ray.core.handover import Handover, Publish
 from dynamo_ray.core.membership import NODE_ROLE, Fact, Slot, View
 from dynamo_ray.core.messages import Merge, Persist, Reply, Send
-from dynamo_ray.core.node import Node, Own
+from dynamo_ray.core.node import Answer, Node, Own
 from dynamo_ray.core.receive import OWNED, PROMISED, Grant, Receiver
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member, Ring
@@ -70,13 +70,16 @@ def test_nothing_is_reaped_while_a_newcomer_is_not_asked(kind: Any) -> None:
     assert judge(after, nothing, nothing, message, epoch_for(before, message)) == OTHER_EPOCH
 
 
-def test_what_is_about_to_change_hands_takes_nothing_from_its_own_repairs() -> None:
+def test_what_is_about_to_change_hands_takes_nothing_from_its_own_repairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The receiver would not have it: it has been compared for the last time."""
     at = Node(replica(A, known()), SETTINGS, known())
     merge = Merge([b"k"], [0], [HELD])
     at.handover.closed = frozenset({0})
     answered: list[Any] = []
-    at.on_peer = lambda node, request, reply: answered.append((request, reply)) or []  # type: ignore
+    ends = lambda node, request, reply: answered.append((request, reply)) or []  # noqa: E731
+    monkeypatch.setattr(at, "on_peer", ends)
     assert at._take([Send(A, merge)]) == [] and answered == [(merge, CLOSED)]
     at.handover.closed = frozenset({1})
     (persist,) = at._take([Send(A, merge)])
@@ -139,3 +142,16 @@ def test_a_seal_of_an_offer_that_was_followed_by_another_is_refused() -> None:
     assert isinstance(first, Reply)
     (refused,) = machine.on_seal("a", Seal(0, FIRST, 1, first.message.token))
     assert not isinstance(refused, Grant)
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_who_was_replaced_takes_nothing_more_and_keeps_what_it_had(is_over: bool) -> None:
+    """What it would keep for others now nobody would ever get; the rest stays aside (rule 15)."""
+    here = known().learn(View(slots={FIRST: Slot(1, D)}, ends={A: D} if is_over else {}))
+    at = Node(replica(A, here), SETTINGS, here)
+    at.replica.maps[0][b"old"] = HELD
+    merge = Merge([b"k"], [1], [HELD], C)
+    out = at.on_request("co", merge, 0, 1000, 1000, here.ring.epoch_of(1))
+    assert (out == [Answer("co", OTHER_EPOCH)]) == is_over
+    at.receiver.on_tick(1000)
+    assert (b"old" in at.replica.maps[0]) == is_over

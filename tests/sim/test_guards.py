@@ -351,6 +351,19 @@ def one_is_behind_and_another_replaced(roles: Roles) -> list[Fault]:
     return [behind, Fault("replace", roles[0], at_us=290 * MS), down(roles[1], 292, 500, "split")]
 
 
+def ousted_and_not_told(roles: Roles) -> list[Fault]:
+    """The first owner is replaced while it, the third one and a coordinator hear of nobody else."""
+    here, there = (roles[0], roles[2], "c2"), (roles[1], "n4", "c1")
+    pairs = [pair for a in here for b in there for pair in ((a, b), (b, a))]
+    cuts = [Fault("cut", a, at_us=150 * MS + 1, for_us=900 * MS, other=b) for a, b in pairs]
+    return [Fault("oust", roles[0], at_us=150 * MS), *cuts]
+
+
+def removed_and_then_needed(roles: Roles) -> list[Fault]:
+    """Who would stand in has just been removed, and not everybody knows."""
+    return [Fault("leave", roles[1], at_us=20 * MS), down(roles[0], 360, 4000)]
+
+
 # ---- how each guard is removed
 
 
@@ -808,6 +821,19 @@ def given_and_forgotten(patch: Patch) -> None:
     patch.setattr(nodes.StorageNode, "_published", published)
 
 
+def the_removed_serve(patch: Patch) -> None:
+    def on_placement(self: node.Node, placement: Placement) -> None:
+        whole(self, placement)
+        self._is_over = False
+
+    whole = node.Node.on_placement
+    patch.setattr(node.Node, "on_placement", on_placement)
+
+
+def heirs_are_open(patch: Patch) -> None:
+    patch.setattr(Placement, "inherited", lambda self, node: {})
+
+
 def hints_for_who_is_gone(patch: Patch) -> None:
     patch.setattr(hints.Hints, "on_ring", lambda *rest: None)
 
@@ -859,6 +885,8 @@ BUSILY = replace(
     MOVING, clients=4, think_us=10 * MS, operations=30, weather=Weather(delay_us=10 * MS)
 )
 REPLACING = replace(STRICT, nodes=3, newcomers=1, partitions=1, operations=20, sync_s=5.0)
+OUSTING = replace(REPLACING, operations=25, timeout_ms=300, sync_s=1.0)
+LEAVING = replace(ONE_COPY, nodes=2, newcomers=1, partitions=1, operations=80)
 
 GUARDS = (
     Guard(
@@ -1232,6 +1260,22 @@ GUARDS = (
         ),
     ),
     Guard(
+        "15",
+        "who was removed keeps nothing more for others",
+        the_removed_serve,
+        LEAVING,
+        removed_and_then_needed,
+        ("nothing_lost",),
+    ),
+    Guard(
+        "15",
+        "and what it had stays aside",
+        whatever_is_not_owned_goes,
+        OUSTING,
+        ousted_and_not_told,
+        ("no_breach",),
+    ),
+    Guard(
         "16",
         "who has given it away refuses",
         anybody_may,
@@ -1309,6 +1353,14 @@ GUARDS = (
             "nothing_lost",
         ),
         seed=1,
+    ),
+    Guard(
+        "17",
+        "an heir takes no writes before the others know",
+        heirs_are_open,
+        OUSTING,
+        ousted_and_not_told,
+        ("reads_see_writes",),
     ),
     Guard(
         "20",
