@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynamo_ray.core.agreeing import CLOSED, Exchange, epoch_for, judge
+from dynamo_ray.core.agreeing import CLOSED, OTHER_EPOCH, Exchange, epoch_for, judge
 from dynamo_ray.core.handover import Handover, Publish
 from dynamo_ray.core.membership import View
 from dynamo_ray.core.messages import (
@@ -101,11 +101,13 @@ class Node:
         self._synced = 0
         self._unlogged = Unlogged()
         self._ring = ring
+        self._is_over = False
         self.on_placement(placement)
 
     def on_placement(self, placement: Placement) -> None:
         """What is known of the members has changed, and with it perhaps who owns what."""
         before, self._ring = self._ring, placement.ring
+        self._is_over = self.replica.node in placement.view.ends
         self.replica.on_placement(placement)
         self.handover.on_placement(placement)
         self.receiver.on_placement(placement)
@@ -134,6 +136,8 @@ class Node:
         if expires_ms and expires_ms < now_ms:
             return [Answer(to, EXPIRED)]
         refused = judge(self._ring, self.replica.owned, self.handover.closed, message, epoch)
+        if self._is_over and isinstance(message, Mint | Merge):
+            refused = OTHER_EPOCH  # what it would keep for others now it could not hand over
         if refused is not None:
             return [Answer(to, refused)]
         if isinstance(message, Mint):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from dynamo_ray.core.get import Get
@@ -89,8 +90,7 @@ class Operation:
         """All of it to whom it is meant for, unless the ring has changed since it began."""
         if ring is not self.ring:
             parts = rerouted(ring, self.group.owners, send.node, send.message)
-            others = [part.node for part in parts or () if part.node != send.node]
-            if parts and self.reached.isdisjoint(others):
+            if parts and self.reached.isdisjoint(_held_by(parts) - _held_by([send])):
                 return parts
         return [Part(None, send.node, send.message, self.group.epoch)]
 
@@ -101,7 +101,7 @@ class Operation:
             return None
         parts = rerouted(ring, self.group.owners, send.node, send.message)
         nodes = {part.node for part in parts or ()}
-        others = nodes - {send.node, asked.node}
+        others = _held_by(parts or ()) - _held_by([send]) - {asked.node}
         return parts if suspected.isdisjoint(nodes) and self.reached.isdisjoint(others) else None
 
     def on_end(self, asked: Send, message: Any) -> list[Effect]:
@@ -129,3 +129,10 @@ class Operation:
             return request.on_outcome(group, outcome)
         assert isinstance(request, GetRequest) and isinstance(outcome, GetOutcome)
         return request.on_outcome(group, outcome, wall_ms)
+
+
+def _held_by(sent: Iterable[Part | Send]) -> set[bytes]:
+    """Who will hold a copy, now or once hints are home: one of them must not count for two."""
+    return {
+        node for one in sent for node in (one.node, getattr(one.message, "hint_for", b"")) if node
+    }

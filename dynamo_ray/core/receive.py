@@ -8,7 +8,8 @@ nor promised to another giver, before its slot is of the promised generation. A 
 session of its Offer, so that nobody promises what an earlier run held.
 
 Copies of partitions that a node does not own are let go of, a few at every tick: those it gave
-away, and those of a transfer that came to nothing. Not what it keeps for others, which has a hint.
+away, and those of a transfer that came to nothing. Not what it keeps for others, which has a hint;
+and nothing of what a node had that was removed or replaced: that stays aside (rule 15).
 """
 
 from __future__ import annotations
@@ -149,8 +150,10 @@ class Receiver:
             if self._now_ms - session.heard_ms < SESSION_MS:
                 return False
             del self._sessions[partition]
-        placement = self._placement
-        return placement is not None and not placement.is_wished_for(partition, self._replica.node)
+        placement, me = self._placement, self._replica.node
+        if placement is None or me in placement.view.ends:
+            return False
+        return not placement.is_wished_for(partition, me)
 
     def _walk(self) -> Iterator[tuple[int, bytes] | None]:
         """Keys that are held for nobody, round and round; None now and then, to rest."""

@@ -116,16 +116,16 @@ class NodeServer(Member):
 
     def _list(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
         """A page of a partition's keys, or of keys and states; of an owner's, under an epoch."""
-        given: list[Any] = fields if len(fields) in (2, 3) else [None, None]
-        partition, after, *epoch = given
+        given: list[Any] = fields if len(fields) in (2, 3) else [None]
+        partition, *rest = given
         known = range(self.ring.partitions)
-        is_shaped = type(after) is bytes and all(type(one) is bytes for one in epoch)
+        is_shaped = all(type(one) is bytes for one in rest)
         if type(partition) is not int or partition not in known or not is_shaped:
             refused = Refused(Code.BAD_REQUEST, "which keys of which partition?")
             reply_to(connection, call, Refused.KIND, to_fields(refused))
         else:
-            message = (Copy if kind == COPY else Scan)(partition, after)
-            self.take_in((connection, call), message, *epoch)
+            message = (Copy if kind == COPY else Scan)(partition, rest[0])
+            self.take_in((connection, call), message, *rest[1:])
 
     def _repair(self, connection: Any, call: int, fields: list[Any]) -> None:
         """Compare a partition, or all, at once: bounded work that can do no harm."""

@@ -45,6 +45,7 @@ class Cluster:
         directory = {node.id: node for node in everybody}
         for host in (*everybody, *self.coordinators):
             host.directory, host.gossips = directory, plan.changes
+            host.placement = self.placement
         self.operator = Operator(self)
         self.clients = [self._client(f"client{i + 1}") for i in range(plan.clients)]
         members: list[StorageNode | CoordinatorHost] = [*self.nodes, *self.coordinators]

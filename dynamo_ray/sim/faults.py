@@ -16,6 +16,7 @@ fault ends after a while by itself, and the calm ends what is left.
     reset           connections to a node break, nobody dies
     join, leave,    a new node comes, a node hands all it has over and goes, one is gone for good
     replace         and another takes its place (core/slots.py); for these nothing is mended
+    oust            as replace, by mistake: the node works on until it hears of it
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def _draw(plan: Plan, chance: Random, kind: str, span_us: int, bad_disks: Sequen
         letter, kinds = chance.choice(POINTS)
         host = node if letter == "n" else coordinator
         after = (host, chance.choice(kinds), chance.randint(1, 6))
-    if kind in DISK_FAULTS or kind == "replace":
+    if kind in DISK_FAULTS or kind in ("replace", "oust"):
         node = chance.choice(bad_disks)
     host = coordinator if kind == "coordinator" else node
     if kind == "cut":
@@ -150,6 +151,8 @@ def perform(cluster: Cluster, fault: Fault) -> Callable[[], None] | None:
         return _nothing if cluster.operator.leave(host) else None
     if fault.kind == "replace":
         return _replace(cluster, host)
+    if fault.kind == "oust":
+        return _oust(cluster, host)
     if fault.kind in ("crash", "power", "coordinator"):
         return _stop(host, fault.kind == "power")
     if fault.kind == "pause":
@@ -192,6 +195,17 @@ def _replace(cluster: Cluster, host: StorageNode | CoordinatorHost) -> Callable[
     del cluster.newcomers[0]
     host.ended = True
     host.witness.tell_gone(before)
+    return _nothing
+
+
+def _oust(cluster: Cluster, host: StorageNode | CoordinatorHost) -> Callable[[], None] | None:
+    """Another takes the place of a node that nobody who was asked could reach."""
+    assert isinstance(host, StorageNode), host.name
+    if not cluster.newcomers or not host.up:
+        return None
+    if not cluster.operator.join(cluster.newcomers[0], instead_of=host):
+        return None
+    del cluster.newcomers[0]
     return _nothing
 
 

@@ -188,6 +188,8 @@ class StorageNode(Gossiper):
         """It was removed, or another took its place: it stops once all others can have heard."""
         if not self.ended:
             self.ended = True
+            if self.weight > 0:  # it was to stay: what it had is not handed over
+                self.witness.tell_gone(self.kept)
             self.after(LEAVE_US, "left", self.stop)
 
     def lose_view(self) -> None:

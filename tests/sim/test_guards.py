@@ -21,6 +21,7 @@ from dynamo_ray.core import (
     forest,
     forget,
     get,
+    handover,
     hints,
     lives,
     merkle,
@@ -29,6 +30,7 @@ from dynamo_ray.core import (
     put,
     reap,
     rebuild,
+    receive,
     replica,
     requests,
     rounds,
@@ -38,12 +40,24 @@ from dynamo_ray.core import (
 from dynamo_ray.core import merge as merging
 from dynamo_ray.core.attempts import Attempts
 from dynamo_ray.core.comparison import Comparison
-from dynamo_ray.core.messages import Code, Fetch, Fetched, Merge, Mint, Send
+from dynamo_ray.core.messages import Code, Fetch, Fetched, Merge, Mint, Reply, Send
 from dynamo_ray.core.plain import Plain
 from dynamo_ray.core.remains import may_leave
+from dynamo_ray.core.settings import Settings
+from dynamo_ray.core.slots import Placement
 from dynamo_ray.core.unlogged import Unlogged
 from dynamo_ray.core.unpersisted import Unpersisted
-from dynamo_ray.core.upkeep import Compared, Confirm, Copied, Copy, Reap
+from dynamo_ray.core.upkeep import (
+    Compared,
+    Confirm,
+    Copied,
+    Copy,
+    Offer,
+    Offered,
+    Reap,
+    Seal,
+    Sealed,
+)
 from dynamo_ray.core.version import (
     MalformedStateError,
     State,
@@ -288,6 +302,60 @@ def coordinators_stop(roles: Roles) -> list[Fault]:
 
 def power_after_confirming(roles: Roles) -> list[Fault]:
     return [point("power", roles[1], roles[1], "Confirm", 2, 100)]
+
+
+def it_hands_over_and_goes(roles: Roles) -> list[Fault]:
+    """A new node comes, and the only owner gives all it has to it."""
+    return [Fault("join", "n1", at_us=20 * MS), Fault("leave", "n1", at_us=120 * MS)]
+
+
+def receiver_loses_power(roles: Roles) -> list[Fault]:
+    """Right after the slot has become its own."""
+    lost = point("power", "n2", "n1", "published", 1, 100)
+    return [*it_hands_over_and_goes(roles), lost]
+
+
+def receiver_hears_of_nobody(roles: Roles) -> list[Fault]:
+    """It has promised, loses its power, and does not hear that the slot has become its own."""
+    at = ("n1", "Sealed", 1)
+    links = [(a, b) for one in ("n1", "c1", "c2") for a, b in ((one, "n2"), ("n2", one))]
+    cuts = [Fault("cut", a, for_us=1200 * MS, other=b, after=at) for a, b in links]
+    return [*it_hands_over_and_goes(roles), Fault("power", "n2", for_us=1 * MS, after=at), *cuts]
+
+
+def giver_loses_power(roles: Roles) -> list[Fault]:
+    """It has given all away, and comes back where only one who never heard of it reaches it."""
+    at = ("n1", "published", 1)
+    links = [(a, b) for one in ("n2", "c2") for a, b in ((one, "n1"), ("n1", one))]
+    return [
+        *it_hands_over_and_goes(roles),
+        Fault("power", "n1", for_us=20 * MS, after=at),
+        Fault("coordinator", "c1", for_us=20 * MS, after=at),
+        *(Fault("cut", a, for_us=1500 * MS, other=b, after=at) for a, b in links),
+    ]
+
+
+def replaced_while_a_stand_in_keeps_for_it(roles: Roles) -> list[Fault]:
+    return [down(roles[0], 100, 60_000), Fault("replace", roles[0], at_us=400 * MS)]
+
+
+def one_is_behind_and_another_replaced(roles: Roles) -> list[Fault]:
+    """The third owner misses writes; of the two that have them one is gone, and one away."""
+    behind = down(roles[2], 0, 300, "split")
+    return [behind, Fault("replace", roles[0], at_us=290 * MS), down(roles[1], 292, 500, "split")]
+
+
+def ousted_and_not_told(roles: Roles) -> list[Fault]:
+    """The first owner is replaced while it, the third one and a coordinator hear of nobody else."""
+    here, there = (roles[0], roles[2], "c2"), (roles[1], "n4", "c1")
+    pairs = [pair for a in here for b in there for pair in ((a, b), (b, a))]
+    cuts = [Fault("cut", a, at_us=150 * MS + 1, for_us=900 * MS, other=b) for a, b in pairs]
+    return [Fault("oust", roles[0], at_us=150 * MS), *cuts]
+
+
+def removed_and_then_needed(roles: Roles) -> list[Fault]:
+    """Who would stand in has just been removed, and not everybody knows."""
+    return [Fault("leave", roles[1], at_us=20 * MS), down(roles[0], 360, 4000)]
 
 
 # ---- how each guard is removed
@@ -677,6 +745,93 @@ def what_came_is_kept_for_later(patch: Patch) -> None:
     patch.setattr(sync.Sync, "on_tick", on_tick)
 
 
+def anybody_may(patch: Patch) -> None:
+    patch.setattr(node, "judge", lambda *asked: None)
+
+
+def published_at_once(patch: Patch) -> None:
+    """As if the receiver had said that it has all, when it said that it will take it."""
+
+    def on_peer(self: handover.Handover, request: object, reply: object) -> object:
+        if isinstance(request, Offer) and isinstance(reply, Offered):
+            sealed = Seal(request.partition, request.slot, request.generation, reply.token)
+            return whole(self, sealed, Sealed())
+        return whole(self, request, reply)
+
+    whole = handover.Handover.on_peer
+    patch.setattr(handover.Handover, "on_peer", on_peer)
+
+
+def never_compared_again(patch: Patch) -> None:
+    def begin(self: handover.Handover, current: handover.Moving, step: handover.Step) -> None:
+        is_last = step is handover.Step.FINISHING
+        whole(self, current, handover.Step.SEALING if is_last else step)
+
+    whole = handover.Handover._begin
+    patch.setattr(handover.Handover, "_begin", begin)
+
+
+def never_closed(patch: Patch) -> None:
+    patch.setattr(handover.Handover, "_reckon_closed", lambda self: None)
+
+
+def sealed_before_the_fsync(patch: Patch) -> None:
+    patch.setattr(
+        receive.Receiver, "on_granted", lambda self, to, is_durable: [Reply(to, Sealed())]
+    )
+
+
+def whatever_is_not_owned_goes(patch: Patch) -> None:
+    def on_tick(self: receive.Receiver, now_ms: int) -> object:
+        owned = self._replica.owned
+        with pytest.MonkeyPatch.context() as inside:
+            inside.setattr(receive.Receiver, "_may_let_go", lambda self, p: p not in owned)
+            return whole(self, now_ms)
+
+    whole = receive.Receiver.on_tick
+    patch.setattr(receive.Receiver, "on_tick", on_tick)
+
+
+def promises_forgotten(patch: Patch) -> None:
+    def made(
+        of: replica.Replica, settings: Settings, placement: Placement, granted: object
+    ) -> node.Node:
+        return node.Node(of, settings, placement, {})
+
+    patch.setattr(nodes, "Node", made)
+
+
+def given_and_forgotten(patch: Patch) -> None:
+    def published(self: nodes.StorageNode, effect: handover.Publish) -> None:
+        before = self._durable_view
+        whole(self, effect)
+        self._durable_view = before
+
+    whole = nodes.StorageNode._published
+    patch.setattr(nodes.StorageNode, "_published", published)
+
+
+def the_removed_serve(patch: Patch) -> None:
+    def on_placement(self: node.Node, placement: Placement) -> None:
+        whole(self, placement)
+        self._is_over = False
+
+    whole = node.Node.on_placement
+    patch.setattr(node.Node, "on_placement", on_placement)
+
+
+def heirs_are_open(patch: Patch) -> None:
+    patch.setattr(Placement, "inherited", lambda self, node: {})
+
+
+def hints_for_who_is_gone(patch: Patch) -> None:
+    patch.setattr(hints.Hints, "on_ring", lambda *rest: None)
+
+
+def newcomers_count(patch: Patch) -> None:
+    patch.setattr(journal.ListJournal, "join", lambda self: None)
+
+
 SYNCED = replace(ONE_COPY, durability="synced", sync_us=20 * MS)
 MIXED = replace(THREE, context_share=0.5, repeats=2)
 STRICT = replace(THREE, strict_share=1.0, r=2, w=2)
@@ -711,6 +866,17 @@ REAL_SYNCED = replace(REAL, durability="synced", sync_us=20 * MS, partitions=1, 
 
 # Nobody stands in, and the third owner misses the last writes: only a comparison can tell.
 COMPARING = replace(HOT, n=3, w=2, repair_s=0.2)
+
+# One slot goes from a node to another; one owner of three is replaced.
+MOVING = replace(
+    ONE_COPY, nodes=1, newcomers=1, partitions=1, strict_share=1.0, operations=40, repeats=2
+)
+BUSILY = replace(
+    MOVING, clients=4, think_us=10 * MS, operations=30, weather=Weather(delay_us=10 * MS)
+)
+REPLACING = replace(STRICT, nodes=3, newcomers=1, partitions=1, operations=20, sync_s=5.0)
+OUSTING = replace(REPLACING, operations=25, timeout_ms=300, sync_s=1.0)
+LEAVING = replace(ONE_COPY, nodes=2, newcomers=1, partitions=1, operations=80)
 
 GUARDS = (
     Guard(
@@ -883,12 +1049,29 @@ GUARDS = (
         seed=8,
     ),
     Guard(
+        "9",
+        "a newcomer's copies do not count at once",
+        newcomers_count,
+        REPLACING,
+        one_is_behind_and_another_replaced,
+        ("reads_see_writes",),
+        seed=3,
+    ),
+    Guard(
         "10",
         "copy and hint are one record",
         hint_beside_the_copy,
         ONE_COPY,
         owner_comes_and_goes,
         ("no_breach", "copies_equal"),
+    ),
+    Guard(
+        "10",
+        "a hint is due to whoever owns the key now",
+        hints_for_who_is_gone,
+        replace(THREE, newcomers=1, operations=25),
+        replaced_while_a_stand_in_keeps_for_it,
+        ("copies_equal",),
     ),
     Guard(
         "11",
@@ -1048,6 +1231,120 @@ GUARDS = (
         ("no_breach", "nothing_revived"),
     ),
     Guard(
+        "15",
+        "what is given away is durable before it is told",
+        given_and_forgotten,
+        replace(MOVING, weather=Weather(kept_by_cut=1.0)),
+        giver_loses_power,
+        (
+            "reads_see_writes",
+            "nothing_lost",
+        ),
+    ),
+    Guard(
+        "15",
+        "who was removed keeps nothing more for others",
+        the_removed_serve,
+        LEAVING,
+        removed_and_then_needed,
+        ("nothing_lost",),
+    ),
+    Guard(
+        "15",
+        "and what it had stays aside",
+        whatever_is_not_owned_goes,
+        OUSTING,
+        ousted_and_not_told,
+        ("no_breach",),
+    ),
+    Guard(
+        "16",
+        "who has given it away refuses",
+        anybody_may,
+        MOVING,
+        it_hands_over_and_goes,
+        (
+            "reads_see_writes",
+            "nothing_lost",
+        ),
+    ),
+    Guard(
+        "17",
+        "nothing is published before it is sealed",
+        published_at_once,
+        MOVING,
+        it_hands_over_and_goes,
+        (
+            "reads_see_writes",
+            "nothing_lost",
+        ),
+    ),
+    Guard(
+        "17",
+        "who gives takes no writes at the end",
+        never_closed,
+        MOVING,
+        it_hands_over_and_goes,
+        (
+            "reads_see_writes",
+            "nothing_lost",
+        ),
+    ),
+    Guard(
+        "17",
+        "and compares for the last time after that",
+        never_compared_again,
+        BUSILY,
+        it_hands_over_and_goes,
+        (
+            "reads_see_writes",
+            "nothing_lost",
+        ),
+    ),
+    Guard(
+        "17",
+        "sealed means fsynced",
+        sealed_before_the_fsync,
+        replace(MOVING, sync_s=9.0),
+        receiver_loses_power,
+        (
+            "nothing_lost",
+            "no_breach",
+        ),
+    ),
+    Guard(
+        "17",
+        "what is to come is not let go of",
+        whatever_is_not_owned_goes,
+        BUSILY,
+        it_hands_over_and_goes,
+        (
+            "reads_see_writes",
+            "nothing_lost",
+        ),
+        seed=4,
+    ),
+    Guard(
+        "17",
+        "a promise outlives its process",
+        promises_forgotten,
+        replace(MOVING, sync_us=200 * MS),
+        receiver_hears_of_nobody,
+        (
+            "reads_see_writes",
+            "nothing_lost",
+        ),
+        seed=1,
+    ),
+    Guard(
+        "17",
+        "an heir takes no writes before the others know",
+        heirs_are_open,
+        OUSTING,
+        ousted_and_not_told,
+        ("reads_see_writes",),
+    ),
+    Guard(
         "20",
         "a damaged frame is doubted",
         damage_is_skipped,
@@ -1127,6 +1424,9 @@ def test_every_checker_of_a_rule_is_used() -> None:
         "12",
         "13",
         "14",
+        "15",
+        "16",
+        "17",
         "20",
     }
 
