@@ -103,6 +103,9 @@ class Node:
         self._ring = ring
         self._is_over = False
         self.on_placement(placement)
+        # Of what it is not an owner it can prove nothing, but what it promised to keep (rule 9).
+        unsure = frozenset(range(ring.partitions)) - replica.owned - self.receiver.promised
+        replica.doubted |= unsure
 
     def on_placement(self, placement: Placement) -> None:
         """What is known of the members has changed, and with it perhaps who owns what."""

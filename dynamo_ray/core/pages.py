@@ -51,7 +51,7 @@ class Pages:
         return Reply(to, page, self._replica.queue.shown_at(keys))
 
     def _is_complete(self, partition: int) -> bool:
-        return partition not in self._replica.doubted
+        return partition not in self._replica.in_doubt
 
     def _keys_after(self, partition: int, after: bytes, most: int) -> list[bytes]:
         """The next keys that are still held; their order is kept until the last of them."""

@@ -84,6 +84,11 @@ class Receiver:
             if view.generation(session.slot) >= session.generation:
                 del self._sessions[partition]
 
+    @property
+    def promised(self) -> frozenset[int]:
+        """The partitions that it holds completely for whoever is about to give them."""
+        return frozenset(self._granted)
+
     def expects(self, partition: int) -> bool:
         """True if copies of the partition may come that are kept for nobody."""
         return not self._may_let_go(partition)

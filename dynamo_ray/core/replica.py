@@ -129,7 +129,8 @@ class Replica:
 
         What is held and not owned any more is let go of in core/receive.py.
         """
-        self.owned = placement.owned(self.node)
+        before, self.owned = self.owned, placement.owned(self.node)
+        self.doubted |= before - self.owned  # it misses what is written from now on
         self.hints.on_ring(placement.ring, self.node, self.maps)
 
     def on_persisted(self, position: int) -> None:

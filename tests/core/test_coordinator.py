@@ -474,7 +474,7 @@ def test_one_copy_is_never_counted_twice() -> None:
     assert stand_in.node == SPARES[0] and stand_in.message.hint_for == OWNERS[1]
     reply(at, third, OTHER)
     (other,) = exchanged(at, OWNERS[2], ring_with(*OWNERS[:2], SPARES[0]))
-    assert other.node == SPARES[1] and other.message.hint_for == SPARES[0]
+    assert other.node == SPARES[1] and other.message.hint_for == OWNERS[2]
     assert to_client(reply(at, stand_in, Merged())) == []
     assert to_client(reply(at, other, Merged()))
 
