@@ -46,7 +46,7 @@ class Operator:
 
     def join(self, node: StorageNode, instead_of: StorageNode | None = None) -> bool:
         """A new node starts; False if there is nobody to tell it of the others."""
-        up = self._up()
+        up = [one for one in self._up() if one.is_known]  # others know nobody who knows them
         if not up:
             return False
         cluster = self._cluster
