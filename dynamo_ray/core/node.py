@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynamo_ray.core.agreeing import CLOSED, OTHER_EPOCH, Exchange, epoch_for, judge
+from dynamo_ray.core.agreeing import CLOSED, OTHER_EPOCH, OWNERS, Exchange, epoch_for, judge
 from dynamo_ray.core.handover import Handover, Publish
 from dynamo_ray.core.membership import View
 from dynamo_ray.core.messages import (
@@ -252,9 +252,9 @@ class Node:
         return out
 
     def _ask_itself(self, message: Any) -> list[Out]:
-        """It hangs on no ring, but what is about to change hands takes nothing, from nobody."""
-        to, closed = Own(message), self.handover.closed
-        if isinstance(message, Merge) and not closed.isdisjoint(message.partitions):
+        """It hangs on no ring; but its repairs end where a partition changes hands, or has."""
+        to, owned, closed = Own(message), self.replica.owned, self.handover.closed
+        if isinstance(message, Merge) and judge(self._ring, owned, closed, message, OWNERS):
             return self._answer(to, CLOSED)
         return self._take(self._serving.perform(to, message, self._wall_ms))
 
