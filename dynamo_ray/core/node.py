@@ -112,6 +112,7 @@ class Node:
         self.handover.on_placement(placement)
         self.receiver.on_placement(placement)
         if placement.ring is not before:
+            self.sync.stop()  # with whoever it was: who owned that may own it no more
             self.rounds.on_ring(placement.ring)
             self.reaper.on_ring(placement.ring)
 
@@ -221,14 +222,14 @@ class Node:
             return self._take(self.handover.on_peer(request, reply))
         if isinstance(request, Reap):
             self.reaper.on_reaped(node)
-        elif isinstance(reply, Merged):
-            return self._take(self.replica.on_delivered(node))
+        elif isinstance(request, Merge) and request.durable:  # a delivery, and no old repair
+            if isinstance(reply, Merged):
+                return self._take(self.replica.on_delivered(node))
+            self.replica.on_not_delivered(node)
         elif isinstance(reply, Confirmed):
             return self._take(self.reaper.on_confirmed(node, request, reply))
         elif isinstance(request, Confirm):
             self.reaper.on_refused(request)
-        else:
-            self.replica.on_not_delivered(node)
         return []
 
     def _take(self, effects: Sequence[Any]) -> list[Out]:
