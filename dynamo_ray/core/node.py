@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynamo_ray.core.agreeing import CLOSED, OTHER_EPOCH, Exchange, epoch_for, judge
+from dynamo_ray.core.agreeing import CLOSED, OTHER_EPOCH, OWNERS, Exchange, epoch_for, judge
 from dynamo_ray.core.handover import Handover, Publish
 from dynamo_ray.core.membership import View
 from dynamo_ray.core.messages import (
@@ -115,6 +115,7 @@ class Node:
         self.handover.on_placement(placement)
         self.receiver.on_placement(placement)
         if placement.ring is not before:
+            self.sync.stop()  # with whoever it was: who owned that may own it no more
             self.rounds.on_ring(placement.ring)
             self.reaper.on_ring(placement.ring)
 
@@ -224,14 +225,14 @@ class Node:
             return self._take(self.handover.on_peer(request, reply))
         if isinstance(request, Reap):
             self.reaper.on_reaped(node)
-        elif isinstance(reply, Merged):
-            return self._take(self.replica.on_delivered(node))
+        elif isinstance(request, Merge) and request.durable:  # a delivery, and no old repair
+            if isinstance(reply, Merged):
+                return self._take(self.replica.on_delivered(node))
+            self.replica.on_not_delivered(node)
         elif isinstance(reply, Confirmed):
             return self._take(self.reaper.on_confirmed(node, request, reply))
         elif isinstance(request, Confirm):
             self.reaper.on_refused(request)
-        else:
-            self.replica.on_not_delivered(node)
         return []
 
     def _take(self, effects: Sequence[Any]) -> list[Out]:
@@ -255,9 +256,9 @@ class Node:
         return out
 
     def _ask_itself(self, message: Any) -> list[Out]:
-        """It hangs on no ring, but what is about to change hands takes nothing, from nobody."""
-        to, closed = Own(message), self.handover.closed
-        if isinstance(message, Merge) and not closed.isdisjoint(message.partitions):
+        """It hangs on no ring; but its repairs end where a partition changes hands, or has."""
+        to, owned, closed = Own(message), self.replica.owned, self.handover.closed
+        if isinstance(message, Merge) and judge(self._ring, owned, closed, message, OWNERS):
             return self._answer(to, CLOSED)
         return self._take(self._serving.perform(to, message, self._wall_ms))
 

@@ -70,7 +70,7 @@ def test_nothing_is_reaped_while_a_newcomer_is_not_asked(kind: Any) -> None:
     assert judge(after, nothing, nothing, message, epoch_for(before, message)) == OTHER_EPOCH
 
 
-def test_what_is_about_to_change_hands_takes_nothing_from_its_own_repairs(
+def test_what_changes_hands_or_has_takes_nothing_from_its_own_repairs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The receiver would not have it: it has been compared for the last time."""
@@ -81,6 +81,8 @@ def test_what_is_about_to_change_hands_takes_nothing_from_its_own_repairs(
     ends = lambda node, request, reply: answered.append((request, reply)) or []  # noqa: E731
     monkeypatch.setattr(at, "on_peer", ends)
     assert at._take([Send(A, merge)]) == [] and answered == [(merge, CLOSED)]
+    foreign = Merge([b"k"], [1], [HELD])
+    assert at._take([Send(A, foreign)]) == [] and answered[1:] == [(foreign, CLOSED)]
     at.handover.closed = frozenset({1})
     (persist,) = at._take([Send(A, merge)])
     assert isinstance(persist, Persist) and at.replica.maps[0] == {b"k": HELD}

@@ -304,3 +304,15 @@ def test_a_page_says_whether_its_node_is_sure_of_the_partition() -> None:
     assert foreign.complete  # nothing that it acknowledged is missing
     at.replica.doubted = frozenset({OWNED})
     assert not answers(copy_of(at))[0].complete
+
+
+def test_the_end_of_an_old_repair_is_not_taken_for_that_of_a_delivery() -> None:
+    """A ring may change, or a transfer end, while a push is under way: nobody waits for it then."""
+    at = node("memory")
+    ask(at, merge_of(b"k", HELD, hint_for=B, partition=FOREIGN))
+    (delivery,) = [out for out in at.on_tick(NOW, WALL, frozenset()) if isinstance(out, ToPeer)]
+    for reply in (Merged(), None):
+        assert at.on_peer(B, Merge([b"k"], [FOREIGN], [HELD]), reply) == []
+    assert at.replica.hints.of(b"k") == B and delivery.message.durable
+    at.on_peer(B, delivery.message, Merged())
+    assert not at.replica.hints.of(b"k")
