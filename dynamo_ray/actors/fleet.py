@@ -21,7 +21,7 @@ from typing import Any
 import ray
 
 from dynamo_ray.actors.local_ray import own_handlers
-from dynamo_ray.actors.members import CoordinatorActor, NodeActor
+from dynamo_ray.actors.members import NAMESPACE, CoordinatorActor, NodeActor
 from dynamo_ray.actors.placement import pinned
 from dynamo_ray.core.charter import Charter, charter_from
 from dynamo_ray.core.membership import View, merge_views, view_from
@@ -36,7 +36,6 @@ from dynamo_ray.errors import (
 from dynamo_ray.server.recovering import in_words
 from dynamo_ray.wire.keys import client_token
 
-NAMESPACE = "dynamo_ray"
 NODE, COORDINATOR = "node", "coordinator"
 UNDER_WAY = ("starting", "recovering")
 ASK_S = 15.0

@@ -8,7 +8,9 @@ incarnation (DESIGN rule 2), so nothing that it promised is forgotten and no dot
 
 from __future__ import annotations
 
+import asyncio
 import os
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -16,7 +18,7 @@ import ray
 from dynamo_ray.actors.hosting import Hosted
 from dynamo_ray.actors.placement import own_address
 from dynamo_ray.core.charter import charter_from
-from dynamo_ray.core.membership import View, view_from
+from dynamo_ray.core.membership import View, merge_views, view_from
 from dynamo_ray.core.pool import LEAVING
 from dynamo_ray.core.ring import Member as RingMember
 from dynamo_ray.server.coordinator import open_coordinator
@@ -26,6 +28,26 @@ from dynamo_ray.server.recovering import Recovering
 from dynamo_ray.wire.keys import CLIENT, PEER
 
 Founding = dict[str, Any]
+NAMESPACE = "dynamo_ray"
+TODAY_S = 5.0
+
+
+def view_of_today(cluster: str) -> View:
+    """What the cluster's nodes know now, as far as Ray finds them; bounded in time.
+
+    A coordinator that Ray starts again gets the view of its founding, and the nodes of that time
+    may all be gone. Nodes have no need of it: theirs is in their directories.
+    """
+    view = View()
+    asked: list[Any] = []
+    with suppress(Exception):  # of Ray's many: the view of the founding is all there is then
+        for one in ray.util.list_named_actors(all_namespaces=True):
+            if one["namespace"] == NAMESPACE and one["name"].startswith(f"{cluster}/node/"):
+                node = ray.get_actor(one["name"], namespace=NAMESPACE)
+                asked.append(node.introduce.remote())
+        for answer in ray.wait(asked, num_returns=len(asked), timeout=TODAY_S)[0]:
+            view = merge_views(view, view_from(ray.get(answer)["view"]))
+    return view
 
 
 class MemberActor:
@@ -170,9 +192,10 @@ class CoordinatorActor(MemberActor):
         return self.stop()
 
     async def _open(self) -> Member:
-        return await open_coordinator(
-            self.charter, self.secrets, self.name, self.host, self._view()
-        )
+        view = self._view()
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            view = merge_views(view, await asyncio.to_thread(view_of_today, self.charter.name))
+        return await open_coordinator(self.charter, self.secrets, self.name, self.host, view)
 
     def handle(self, request: bytes) -> bytes:
         """The Ray door of a coordinator."""

@@ -13,7 +13,8 @@ from dynamo_ray.server.node import NodeServer, open_node
 from tests.server.load import Load
 from tests.server.loopback import HOST, Loopback, run, until
 
-SETTINGS = Settings(partitions=32, times=Times(repair_s=2.0))
+# Who is late on a busy machine is not taken for dead: that would refuse requests.
+SETTINGS = Settings(partitions=32, times=Times(repair_s=2.0, suspect_s=2.0, timeout_s=5.0))
 KEYS = {f"key:{i}": b"%d" % i * 20 for i in range(600)}
 
 
@@ -62,8 +63,8 @@ def test_a_node_joins_under_load_and_gets_its_share(tmp_path: Path) -> None:
                 await join(cluster, "n6")
                 await balanced(cluster)
                 await load.more(50)
-            assert (load.errors, load.doubled) == ([], [])
-            await load.check(client)
+            assert load.errors == []
+            await load.check(client, siblings=True)  # a retry may have made one (rule 7)
             assert owned(cluster)["n6"] == 16
             found = await client.get_many(list(KEYS))
             assert {key: one.value for key, one in found.items()} == KEYS
@@ -89,8 +90,8 @@ def test_a_node_hands_over_what_it_has_under_load_and_goes(tmp_path: Path) -> No
                 )
                 await cluster.kill_node("n2")
                 await load.more(50)
-            assert (load.errors, load.doubled) == ([], [])
-            await load.check(client)
+            assert load.errors == []
+            await load.check(client, siblings=True)  # a retry may have made one (rule 7)
             found = await client.get_many(list(KEYS), r=3, strict=True)
             assert {key: one.value for key, one in found.items()} == KEYS
 
@@ -134,7 +135,7 @@ def test_a_dead_node_is_replaced_under_load(tmp_path: Path) -> None:
                 await until(lambda: not server.node.handover.closed, 10)
                 await load.more(50)
             assert load.errors == []
-            await load.check(client)
+            await load.check(client, siblings=True)
             await until(lambda: not cluster.hints(), 10)
             assert {s.ring.epoch for s in cluster.nodes.values()} == {server.ring.epoch}
             held = server.node.replica.maps
