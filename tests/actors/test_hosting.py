@@ -61,7 +61,7 @@ def wait_up(hosted: Hosted) -> dict[str, Any]:
 def test_a_server_that_starts(host: Callable[..., Hosted], tmp_path: Path) -> None:
     hosted = host(opener_of(tmp_path, []))
     told = wait_up(hosted)
-    assert told["name"] == "n1" and len(told["view"]) == 1
+    assert told["name"] == "n1" and len(told["view"][0]) == 1
     call, kind, answer = msgpack.unpackb(hosted.handle(REQUEST, "client"))
     assert (call, kind) == (1, STATUSED) and '"n1"' in answer
 

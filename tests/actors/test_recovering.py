@@ -108,7 +108,7 @@ def test_an_actor_says_how_far_it_is_while_it_recovers(
     monkeypatch.setattr(NodeActor, "_is_first_start", lambda self: True)
     charter = Charter(bytes(16), "c", Settings(n=1, r=1, w=1), (Member(bytes(8), "n1", ""),))
     founding = {"charter": charter.to_dict(), "secrets": [bytes(32)], "view": []}
-    actor = NodeActor(founding, "n1", str(tmp_path), "127.0.0.1")
+    actor = NodeActor(founding, fleet.row_of(charter.members[0]), str(tmp_path), "127.0.0.1")
     assert begun.wait(5)
     told = actor.describe()
     assert told["state"] == "recovering" and told["recovery"]["records"] == 30
