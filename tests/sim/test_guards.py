@@ -461,10 +461,11 @@ def answer_at_once(patch: Patch) -> None:
 
 
 def handoff_not_durable(patch: Patch) -> None:
-    def careless(*columns: object, durable: bool = False, **rest: object) -> Merge:
-        return Merge(*columns, **rest)  # type: ignore[arg-type]
+    def persist(self: replica.Replica, *given: object, durable: bool = False) -> object:
+        return whole(self, *given[:4])  # type: ignore[arg-type]
 
-    patch.setattr(hints, "Merge", careless)
+    whole = replica.Replica._persist
+    patch.setattr(replica.Replica, "_persist", persist)
 
 
 def missed_records_forgotten(patch: Patch) -> None:
@@ -830,6 +831,8 @@ def hints_for_who_is_gone(patch: Patch) -> None:
 
 def newcomers_count(patch: Patch) -> None:
     patch.setattr(journal.ListJournal, "join", lambda self: None)
+    everything = property(lambda self: frozenset(range(1000)))
+    patch.setattr(receive.Receiver, "promised", everything)
 
 
 SYNCED = replace(ONE_COPY, durability="synced", sync_us=20 * MS)
