@@ -40,7 +40,7 @@ def view_of_today(cluster: str) -> View:
     """
     view = View()
     asked: list[Any] = []
-    with suppress(Exception):  # of Ray's many: the view of the founding is all there is then
+    with suppress(ray.exceptions.RayError, ValueError, KeyError):  # then the founding's is all
         for one in ray.util.list_named_actors(all_namespaces=True):
             if one["namespace"] == NAMESPACE and one["name"].startswith(f"{cluster}/node/"):
                 node = ray.get_actor(one["name"], namespace=NAMESPACE)
