@@ -106,6 +106,7 @@ def test_a_coordinator_is_killed(whole: Hurt, keep: Keep) -> None:
     assert_nothing_failed(keep(killed(whole, "a coordinator is killed", "c1")))
 
 
+@slow
 def test_a_node_is_cut_off(whole: Hurt, keep: Keep) -> None:
     """It runs and hears nobody, nobody hears it, and all connections stay open."""
     drilled = keep(cut_off(whole, "a node is cut off for 5 s", "n5"))

@@ -97,6 +97,7 @@ def test_degraded_and_refused(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(170)
 def test_on_real_actors_into_a_cluster_of_another_size(
     dr: Command,

@@ -75,13 +75,14 @@ def test_a_node_is_killed_and_nothing_is_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(170)
 @pytest.mark.parametrize(
     "sign, at",
     [
         (signal.SIGINT, b"starting"),
         # It takes the way by which an uninterrupted demo ends, too.
-        pytest.param(signal.SIGTERM, b"up:", marks=pytest.mark.slow),
+        (signal.SIGTERM, b"up:"),
     ],
 )
 def test_an_interrupted_demo_leaves_nothing(

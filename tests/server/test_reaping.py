@@ -10,7 +10,16 @@ from dynamo_ray.core.version import Kind, decode
 from dynamo_ray.server.node import NodeServer
 from tests.server.loopback import Loopback, run, until
 
-TIMES = Times(timeout_s=1.0, timeout_max_s=1.0, linger_s=0.1, tick_s=0.02, purge_s=0.2, grace_s=0.2)
+# A copy that a slow moment left out has no hint once the linger is over: owners compare.
+TIMES = Times(
+    timeout_s=1.0,
+    timeout_max_s=1.0,
+    linger_s=0.3,
+    tick_s=0.02,
+    purge_s=0.2,
+    grace_s=0.2,
+    repair_s=2.0,
+)
 SETTINGS = Settings(partitions=4, times=TIMES)
 KEYS = [f"key:{i}" for i in range(60)]
 
