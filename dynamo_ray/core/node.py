@@ -91,7 +91,7 @@ class Node:
         self.rounds = Rounds(replica.node, ring, settings.times.repair_s)
         self.sync = Sync(replica, self.rounds, limits.repair_bytes, limits.batch_bytes)
         self.handover = Handover(replica, settings)
-        self.receiver = Receiver(replica, settings, granted or {})
+        self.receiver = Receiver(replica, granted or {})
         self._level = settings.durability
         self._wall_ms = 0  # at the last tick, for what may be a little old
         self._serving = Serving(replica, self.receiver, settings)

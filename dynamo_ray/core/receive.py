@@ -21,7 +21,6 @@ from typing import Any
 from dynamo_ray.core.merge import replaced
 from dynamo_ray.core.messages import Code, Effect, Refused, Reply
 from dynamo_ray.core.replica import Replica
-from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.slots import Placement
 from dynamo_ray.core.unpersisted import Changes
 from dynamo_ray.core.upkeep import Offer, Offered, Seal, Sealed
@@ -62,11 +61,8 @@ class Receiver:
     `granted`: what earlier runs promised, as partition -> (slot, generation).
     """
 
-    def __init__(
-        self, replica: Replica, settings: Settings, granted: Mapping[int, tuple[int, int]]
-    ) -> None:
+    def __init__(self, replica: Replica, granted: Mapping[int, tuple[int, int]]) -> None:
         self._replica = replica
-        self._copies = settings.n
         self._granted = dict(granted)
         self._sessions: dict[int, Session] = {}
         self._placement: Placement | None = None

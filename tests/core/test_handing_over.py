@@ -50,7 +50,7 @@ def giver(at: Placement) -> Handover:
 
 
 def receiver(at: Placement, node: bytes = D) -> Receiver:
-    machine = Receiver(replica(node, at), SETTINGS, {})
+    machine = Receiver(replica(node, at), {})
     machine.on_placement(at)
     return machine
 
