@@ -394,7 +394,7 @@ class _Asking:
 
 async def _answer_of(channel: Channel, timeout_s: float) -> list[Any] | None:
     ended: asyncio.Future[list[Any] | None] = asyncio.get_running_loop().create_future()
-    channel.call(VIEW, ((),), *_into(ended), timeout_s)
+    channel.call(VIEW, (), *_into(ended), timeout_s)
     return await ended
 
 

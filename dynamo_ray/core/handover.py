@@ -14,8 +14,7 @@ does no harm: it must hold all that this node holds, not the same. A comparison 
 budget of bytes per second. If either side ends, the next start begins again with what is there: a
 wish is a part of the view, and what was sent is compared, not sent again.
 
-A node that inherited slots (another one was replaced by it) publishes that it owns them once every
-other owner knows: until then it takes no writes, so that none of them is seen by too few.
+What this node inherited (core/inheriting.py) it publishes, too, and is closed until then.
 """
 
 from __future__ import annotations
@@ -25,6 +24,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from dynamo_ray.core.agreeing import Exchange
+from dynamo_ray.core.inheriting import Inheriting
 from dynamo_ray.core.membership import Slot, View, Wish
 from dynamo_ray.core.messages import Effect, Send
 from dynamo_ray.core.replica import Replica
@@ -45,6 +46,9 @@ class Publish:
     """Effect: note durably who owns these slots now, then let everybody know (rule 15)."""
 
     slots: Mapping[int, Slot]
+
+
+Out = Effect | Publish | Exchange
 
 
 class Step(Enum):
@@ -83,9 +87,7 @@ class Handover:
         self._sync = Sync(replica, self, limits.transfer_bytes, limits.batch_bytes, may_lack=True)
         self._wishes: dict[int, Wish] = {}
         self._taken_back: dict[int, Slot] = {}
-        self._inherited: dict[int, Slot] = {}
-        self._ends: Mapping[bytes, bytes] = {}
-        self._unaware: dict[int, set[bytes]] = {}
+        self._inheriting = Inheriting(replica.node)
         self._waits: dict[int, int] = {}
         self._current: Moving | None = None
         self._question: Any = None
@@ -99,19 +101,14 @@ class Handover:
     @property
     def is_idle(self) -> bool:
         """True if there is nothing to give and nothing to publish."""
-        return not (self._current or self._wishes or self._inherited or self._taken_back)
+        return not (self._current or self._wishes or self._inheriting.slots or self._taken_back)
 
     def on_placement(self, placement: Placement) -> None:
         """What is wished of this node's slots, and what it owns without having said so."""
-        me, ring = self._replica.node, placement.ring
-        self._ends = placement.view.ends
+        me = self._replica.node
         self._wishes = placement.wished(me)
         self._taken_back = placement.taken_back(me)
-        self._inherited = placement.inherited(me)
-        before, self._unaware = self._unaware, {}
-        for slot in self._inherited:
-            others = set(ring.owners(slot // ring.copies)) - {me}
-            self._unaware[slot] = before.get(slot, others) & others
+        self._inheriting.on_placement(placement)
         current = self._current
         if current is not None and current.step is not Step.PUBLISHING:
             if self._wishes.get(current.slot) != current.wish:
@@ -119,15 +116,13 @@ class Handover:
         self._reckon_closed()
 
     def on_told(self, node: bytes, view: View) -> None:
-        """Another node showed its view: does it know by now what this node inherited?"""
-        if self._ends.items() <= view.ends.items():
-            for unaware in self._unaware.values():
-                unaware.discard(node)
+        """Another node knows that much by now."""
+        self._inheriting.on_told(node, view)
 
-    def on_tick(self, now_ms: int, unreachable: frozenset[bytes]) -> list[Effect | Publish]:
+    def on_tick(self, now_ms: int, unreachable: frozenset[bytes]) -> list[Out]:
         """Ask what should be true now (rule 11)."""
         self._now_ms, self._unreachable = now_ms, unreachable
-        publish = self._due_to_publish()
+        publish = [*self._due_to_publish(), *self._inheriting.to_tell(unreachable)]
         current = self._current
         if current is not None and self._is_hopeless(current, unreachable):
             self._fail(current)
@@ -142,10 +137,10 @@ class Handover:
         is_own = self._question is not None and request is self._question
         return is_own or self._sync.has_asked(request)
 
-    def on_peer(self, request: Any, reply: Any) -> list[Effect | Publish]:
+    def on_peer(self, request: Any, reply: Any) -> list[Out]:
         """The question has come to its end: an answer, a refusal, or None for neither."""
         if self._sync.has_asked(request):
-            effects: list[Effect | Publish] = [*self._sync.on_end(reply)]
+            effects: list[Out] = [*self._sync.on_end(reply)]
             return effects + self._seal_if_due()
         self._question, current = None, self._current
         if current is None:
@@ -162,7 +157,7 @@ class Handover:
             self._fail(current)
         return []
 
-    def on_published(self, is_durable: bool) -> list[Effect | Publish]:
+    def on_published(self, is_durable: bool) -> list[Out]:
         """It is durable and known here, or the disk did not take it and nothing has changed."""
         self._publishing, current = {}, self._current
         if current is None or current.step is not Step.PUBLISHING:
@@ -217,7 +212,7 @@ class Handover:
 
     # ---- steps
 
-    def _offer_next(self) -> list[Effect | Publish]:
+    def _offer_next(self) -> list[Out]:
         """Begin with the first slot that is due and whose receiver can be reached."""
         for slot, wish in self._wishes.items():
             if self._may_offer(slot, wish):
@@ -227,7 +222,8 @@ class Handover:
 
     def _may_offer(self, slot: int, wish: Wish) -> bool:
         """Not what may lack something here: the receiver's copies are to count at once (rule 9)."""
-        is_whole = slot not in self._inherited and slot // self._copies not in self._replica.doubted
+        is_doubted = slot // self._copies in self._replica.doubted
+        is_whole = slot not in self._inheriting.slots and not is_doubted
         is_due = self._waits.get(slot, 0) <= self._now_ms
         return is_whole and is_due and wish.receiver not in self._unreachable
 
@@ -245,7 +241,7 @@ class Handover:
             self._begin(current, Step.FINISHING)
 
     def _reckon_closed(self) -> None:
-        closed = {slot // self._copies for slot in self._inherited}
+        closed = {slot // self._copies for slot in self._inheriting.slots}
         if self._current is not None and self._current.closed_at is not None:
             closed.add(self._current.partition)
         self.closed = frozenset(closed)
@@ -256,14 +252,14 @@ class Handover:
             return False
         return replica.forest.is_exact(current.partition)
 
-    def _seal_if_due(self) -> list[Effect | Publish]:
+    def _seal_if_due(self) -> list[Out]:
         current = self._current
         if current is None or current.step is not Step.SEALING or self._question is not None:
             return []
         generation = current.wish.generation + 1
         return self._ask(current, Seal(current.partition, current.slot, generation, current.token))
 
-    def _ask(self, current: Moving, question: Offer | Seal) -> list[Effect | Publish]:
+    def _ask(self, current: Moving, question: Offer | Seal) -> list[Out]:
         self._question = question
         return [Send(current.wish.receiver, question)]
 
@@ -286,11 +282,10 @@ class Handover:
 
     # ---- publishing
 
-    def _due_to_publish(self) -> list[Effect | Publish]:
-        ready = {s: slot for s, slot in self._inherited.items() if not self._unaware.get(s)}
-        return self._publish({**self._taken_back, **ready})
+    def _due_to_publish(self) -> list[Out]:
+        return self._publish({**self._taken_back, **self._inheriting.known_to_all()})
 
-    def _publish(self, slots: Mapping[int, Slot]) -> list[Effect | Publish]:
+    def _publish(self, slots: Mapping[int, Slot]) -> list[Out]:
         """Only one at a time is on its way to the disk; what is left is due again."""
         if self._publishing or not slots:
             return []

@@ -1,6 +1,8 @@
 """The kinds of the small questions that any member answers; their fields are plain values.
 
-    VIEW    [rows]              the asker's view, or nothing       -> VIEWED [rows, charter JSON]
+    VIEW    []                     all that is known               -> VIEWED [rows, charter JSON]
+    NEWS    [rows]                 what became known               -> HEARD []
+    DIGESTS [digests]              the asker's (core/gossip.py)    -> KNOWN [buckets, rows]
     STATUS  []                                                     -> STATUSED [JSON]
     WHERE   [key]                                                  -> LOCATED [JSON]
     SCAN    [partition, after]  a storage node's keys after a key  -> SCANNED [keys, size, complete]
@@ -22,3 +24,5 @@ WHERE, LOCATED = 34, 35
 SCAN, SCANNED = 36, 37
 COPY, COPIED = 38, 39
 REPAIR, REPAIRED = 42, 43
+NEWS, HEARD = 44, 45
+DIGESTS, KNOWN = 46, 47

@@ -125,21 +125,22 @@ def merge_views(a: View, b: View) -> View:
         for key, fact in _greater(a.facts, b.facts).items()
         if fact.role != NODE_ROLE or fact.member not in ends
     }
-    merged = View(facts, slots, wishes, ends)
-    return a if merged == a else merged
+    parts = (facts, a.facts), (slots, a.slots), (wishes, a.wishes), (ends, a.ends)
+    if all(merged is known or merged == known for merged, known in parts):
+        return a
+    return View(facts, slots, wishes, ends)
 
 
-def _greater(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> dict[Any, Any]:
-    merged = dict(a)
-    for key, value in b.items():
-        known = merged.get(key)
-        if known is None or value > known:
-            merged[key] = value
-    return merged
+def _greater(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Of each key the greater; `a` itself if that is all that `a` has."""
+    newer = {key: one for key, one in b.items() if (known := a.get(key)) is None or one > known}
+    return {**a, **newer} if newer else a
 
 
-def _lower(a: Mapping[bytes, bytes], b: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    return {**a, **{node: min(by, a.get(node, by)) for node, by in b.items()}}
+def _lower(a: Mapping[bytes, bytes], b: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+    """Of each node the lower; `a` itself if that is all that `a` has."""
+    newer = {node: by for node, by in b.items() if (known := a.get(node)) is None or by < known}
+    return {**a, **newer} if newer else a
 
 
 def _latest(facts: Iterable[Fact]) -> Iterable[Fact]:

@@ -196,7 +196,7 @@ class Node:
         return self._take(effects)
 
     def on_told(self, node: bytes, view: View) -> None:
-        """Another node showed what it knows."""
+        """Another node knows this, and perhaps more."""
         self.handover.on_told(node, view)
 
     def on_published(self, is_durable: bool) -> list[Out]:
@@ -248,7 +248,7 @@ class Node:
             elif isinstance(effect, Send):
                 epoch = epoch_for(self._ring, effect.message)
                 out.append(ToPeer(effect.node, effect.message, epoch))
-            elif isinstance(effect, Persist | Renew | Publish | Grant):
+            elif isinstance(effect, Persist | Renew | Publish | Grant | Exchange):
                 if self._level == "memory" and isinstance(effect, Persist):
                     self.replica.on_persisted(effect.position)
                     self._unlogged.on_persist(effect)

@@ -124,7 +124,7 @@ class CoordinatorServer(Member):
             if isinstance(effect, ToNode):
                 self._send(effect)
             elif isinstance(effect, Exchange):
-                self._tell(effect.node)
+                self.exchange(effect.node)
             else:
                 effect.to(effect.message)
         wakes_at = self.coordinator.wakes_at()

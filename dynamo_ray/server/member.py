@@ -1,9 +1,8 @@
 """What a storage node's server and a coordinator's have in common.
 
 A member listens at one port, keeps a connection to every storage node, hears their heartbeats, and
-knows the view: who is where. Views travel when a connection comes up, when a fact changes, and once
-in a while to a node drawn by chance, so that nothing hangs on one message (DESIGN rule 11). There
-is no central member. One asyncio loop owns all of it; nothing here takes a lock.
+knows the view: who is where, and keeps it up to date by gossip (server/gossiping.py). There is no
+central member. One asyncio loop owns all of it; nothing here takes a lock.
 """
 
 from __future__ import annotations
@@ -18,22 +17,30 @@ from typing import Any
 
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.detector import Detector, Silence
-from dynamo_ray.core.kinds import LOCATED, STATUS, STATUSED, VIEW, VIEWED, WHERE
-from dynamo_ray.core.membership import Fact, View, view_from
+from dynamo_ray.core.kinds import (
+    DIGESTS,
+    LOCATED,
+    NEWS,
+    STATUS,
+    STATUSED,
+    VIEW,
+    VIEWED,
+    WHERE,
+)
+from dynamo_ray.core.membership import Fact, View
 from dynamo_ray.core.messages import Code, Refused
 from dynamo_ray.core.ring import Ring, partition_of
 from dynamo_ray.core.slots import placed
+from dynamo_ray.server.gossiping import Gossiping
 from dynamo_ray.wire.connections import Connection
-from dynamo_ray.wire.errors import Failure, FrameError
+from dynamo_ray.wire.errors import FrameError
 from dynamo_ray.wire.handshake import Identity
-from dynamo_ray.wire.keys import PEER, peer_credentials
+from dynamo_ray.wire.keys import peer_credentials
 from dynamo_ray.wire.listener import Door, Listener, serve
 from dynamo_ray.wire.options import Options
 from dynamo_ray.wire.peers import Hooks, Peer
 from dynamo_ray.wire.turns import Turn, turn_of
 
-GOSSIP_EVERY_S = 1.0
-TELL_S = 5.0
 REACH_POLL_S = 0.005
 
 _log = logging.getLogger("dynamo_ray.server")
@@ -73,6 +80,7 @@ class Member:
             missed_pings=20,
         )
         self._chance = random.Random()
+        self._gossip = Gossiping(view, self.peers, self._chance, self.learn, self.on_told)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._turn: Turn | None = None
@@ -103,7 +111,10 @@ class Member:
         """The view has changed, and with it perhaps the ring."""
 
     def on_told(self, node: bytes, view: View | None) -> None:
-        """A node was shown the view and showed its own, which is learnt; None if it did not."""
+        """An exchange with a node has ended: it knows `view` by now, or did not answer (None).
+
+        What it knows was learnt.
+        """
 
     def status(self) -> dict[str, Any]:
         """What this member knows of itself, as plain values."""
@@ -146,7 +157,7 @@ class Member:
         self.fact = fact
         self.placement = self.placement.learn(View().with_facts([fact]))
         self._follow_view(is_other_ring=True)
-        self._tell_all()
+        self._spread()
         self.spawn(self._ticking())
 
     async def reach_nodes(self, timeout_s: float, at_least: int | None = None) -> None:
@@ -171,7 +182,7 @@ class Member:
         self.placement = before.learn(view)
         if self.placement is not before:
             self._follow_view(self.placement.ring is not before.ring)
-            self._tell_all()
+            self.at_the_end_of_this_turn(self._spread)
 
     async def close(self) -> None:
         """Stop listening, hang up, end the ticks; bounded in time."""
@@ -213,11 +224,11 @@ class Member:
     def handle(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
         """One message by either door; `connection` can `reply` and has a `role`."""
         if kind == VIEW:
-            if connection.role == PEER and fields and fields[0]:
-                self._learn_rows(fields[0])
             connection.reply(
                 call, VIEWED, (self.view.to_rows(), json.dumps(self.charter.to_dict()))
             )
+        elif kind in (NEWS, DIGESTS):
+            self._gossip.handle(connection, call, kind, fields)
         elif kind == STATUS:
             connection.reply(call, STATUSED, (json.dumps(self.status()),))
         elif kind == WHERE:
@@ -230,15 +241,6 @@ class Member:
             connection.reply(call, LOCATED, (json.dumps(self.where(fields[0])),))
         else:
             connection.reply(call, Refused.KIND, (int(Code.BAD_REQUEST), "where is which key?"))
-
-    def _learn_rows(self, rows: Any) -> View | None:
-        try:
-            view = view_from(rows)
-        except (ValueError, TypeError) as error:
-            _log.warning("a view could not be read: %s", error)
-            return None
-        self.learn(view)
-        return view
 
     # ---- peers
 
@@ -263,6 +265,7 @@ class Member:
                 peer.set_address((fact.host, fact.port))
         self.detector.watch(self.peers, time.monotonic())
         self.on_view(is_other_ring)
+        self._gossip.on_view(self.view)
 
     def _peer(self, node: bytes, fact: Fact) -> Peer:
         hooks = Hooks(
@@ -281,7 +284,7 @@ class Member:
 
     def _on_up(self, node: bytes) -> None:
         self._on_heard(node, time.monotonic())
-        self._tell(node)
+        self.exchange(node)
 
     def _on_heard(self, node: bytes, at: float) -> None:
         if self.detector.on_heard(node, at):
@@ -291,29 +294,18 @@ class Member:
         if not self._closing:
             self.on_suspicion(new)
 
-    def _tell(self, node: bytes) -> None:
-        def on_reply(kind: int, fields: list[Any]) -> None:
-            self.on_told(node, self._learn_rows(fields[0]) if kind == VIEWED else None)
+    def exchange(self, node: bytes) -> None:
+        """Learn what a node knows, and show it what is known here; then `on_told`."""
+        self._gossip.exchange(node)
 
-        def on_failure(failure: Failure | None) -> None:
-            self.on_told(node, None)
-
-        peer = self.peers.get(node)
-        if peer is None:
-            on_failure(None)
-        else:
-            peer.call(VIEW, (self.view.to_rows(),), on_reply, on_failure, timeout_s=TELL_S)
-
-    def _tell_all(self) -> None:
-        for node, peer in self.peers.items():
-            if peer.connected:
-                self._tell(node)
+    def _spread(self) -> None:
+        if not self._closing:
+            self._gossip.spread()
 
     # ---- the periodic tick
 
     async def _ticking(self) -> None:
         tick_s = self.settings.times.tick_s
-        next_gossip = 0.0
         while True:
             now = time.monotonic()
             try:
@@ -324,17 +316,10 @@ class Member:
                 begun = time.perf_counter()
                 self.on_tick()
                 self.held_since(begun)
-                if now >= next_gossip:
-                    next_gossip = now + GOSSIP_EVERY_S
-                    self._gossip()
+                self._gossip.on_tick(now)
             except Exception:
                 _log.exception("a tick failed; the next one tries again")
             await asyncio.sleep(tick_s)
-
-    def _gossip(self) -> None:
-        up = [node for node, peer in self.peers.items() if peer.connected]
-        if up:
-            self._tell(self._chance.choice(up))
 
 
 def reply_to(connection: Any, call: int, kind: int, fields: Any) -> None:

@@ -157,7 +157,7 @@ class NodeServer(Member):
             elif isinstance(effect, Renew):
                 self._renew()
             elif isinstance(effect, Exchange):
-                self._tell(effect.node)
+                self.exchange(effect.node)
             elif isinstance(effect, Publish):
                 self.spawn(self._publish(effect))
             elif isinstance(effect, Grant):

@@ -8,9 +8,11 @@ from typing import Any
 from dynamo_ray.core.agreeing import Exchange
 from dynamo_ray.core.coordinator import Coordinator, Out, ToNode
 from dynamo_ray.core.detector import Detector
+from dynamo_ray.core.gossip import Digests, News
+from dynamo_ray.core.membership import View
 from dynamo_ray.core.requests import Desk
 from dynamo_ray.core.slots import Placement
-from dynamo_ray.sim.gossip import TELL_S, Gossiper, Tell, Told
+from dynamo_ray.sim.gossip import Gossiper
 from dynamo_ray.sim.network import Network, Peer
 from dynamo_ray.sim.world import SECOND, World
 
@@ -55,7 +57,7 @@ class CoordinatorHost(Gossiper):
         self, src: Peer, call: int, message: Any, expires_ms: int, epoch: bytes | None
     ) -> None:
         """A client's request."""
-        if isinstance(message, Tell):
+        if isinstance(message, News | Digests):
             self.hear(src, call, message)
             return
         to = (src, src.run, call)
@@ -91,7 +93,7 @@ class CoordinatorHost(Gossiper):
             if isinstance(effect, ToNode):
                 self._ask(effect)
             elif isinstance(effect, Exchange):
-                self._exchange(effect.node)
+                self.exchange(effect.node)
             else:
                 src, run, call = effect.to
                 if src.run == run:
@@ -125,10 +127,6 @@ class CoordinatorHost(Gossiper):
         node = self.directory[effect.node]
         self.call(node, effect.message, effect.timeout_s, on_reply, on_failure, effect.epoch)
 
-    def _exchange(self, node: bytes) -> None:
-        def end(reply: Any) -> None:
-            if isinstance(reply, Told):
-                self.learn(reply.view)
-            self._perform(self.machine.on_exchanged(node, self.mono_s, self.wall_ms))
-
-        self.ask(self.directory[node], Tell(self.placement.view), TELL_S, end)
+    def on_told(self, node: bytes, view: View | None) -> None:
+        """Go on with what the node refused because one of the two did not know."""
+        self._perform(self.machine.on_exchanged(node, self.mono_s, self.wall_ms))

@@ -1,13 +1,10 @@
-"""Views that travel in the simulator: the twin of what server/member.py does with them.
-
-A host that learns something shows it to everybody whom it can reach, and once in a while to one
-drawn by chance, so that nothing hangs on one message (DESIGN rule 11).
-"""
+"""Views that travel in the simulator: the twin of server/gossiping.py."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dynamo_ray.core.gossip import FAN_OUT, Digests, Gossip, Known, News
 from dynamo_ray.core.membership import View
 from dynamo_ray.core.slots import Placement
 from dynamo_ray.core.values import value
@@ -22,17 +19,8 @@ TELL_S = 1.0
 
 
 @value
-class Tell:
-    """What the sender knows; answered by Told."""
-
-    view: View
-
-
-@value
-class Told:
-    """What the one that was told knows, and by that learnt."""
-
-    view: View
+class Heard:
+    """The answer to News."""
 
 
 class Gossiper(Peer):
@@ -53,8 +41,8 @@ class Gossiper(Peer):
         """What is known has changed."""
         raise NotImplementedError
 
-    def on_told(self, node: bytes, view: View) -> None:
-        """A node showed what it knows, and it was learnt."""
+    def on_told(self, node: bytes, view: View | None) -> None:
+        """An exchange with a node has ended: it knows this by now, or did not answer (None)."""
 
     @property
     def known(self) -> dict[bytes, StorageNode]:
@@ -63,37 +51,52 @@ class Gossiper(Peer):
         return {i: n for i, n in self.directory.items() if i in ids and n is not self}
 
     def learn(self, view: View) -> None:
-        """Merge what came from elsewhere."""
+        """Merge what came from elsewhere, and pass on what is new."""
         before = self.placement
         self.placement = before.learn(view)
         if self.placement is not before:
             self.on_placement(self.placement.ring is not before.ring)
-            for node in self.known:
-                self.tell(node)
+            self._gossip.on_view(self.placement.view)
+            news, known = self._gossip.take_news(), sorted(self.known)
+            if news is not None:
+                for node in self._drawn.sample(known, min(FAN_OUT, len(known))):
+                    self.ask(self.directory[node], news, TELL_S, lambda reply: None)
 
-    def tell(self, node: bytes) -> None:
-        """Show a node what is known here, and learn what it knows."""
+    def exchange(self, node: bytes) -> None:
+        """Learn what a node knows, and have it learn what is known here."""
+        shown = self.placement.view
 
-        def end(reply: object) -> None:
-            if isinstance(reply, Told):
-                self.learn(reply.view)
-                self.on_told(node, reply.view)
+        def on_known(reply: object) -> None:
+            if not isinstance(reply, Known):
+                return self.on_told(node, None)
+            self.learn(reply.view)
+            lack = self._gossip.on_known(reply)
+            if lack is None:
+                self.on_told(node, shown)
+            else:
+                self.ask(self.directory[node], lack, TELL_S, on_heard)
 
-        message = Tell(self.placement.view)
-        self.ask(self.directory[node], message, TELL_S, end)
+        def on_heard(reply: object) -> None:
+            self.on_told(node, shown if isinstance(reply, Heard) else None)
 
-    def hear(self, src: Peer, call: int, message: Tell) -> None:
-        """Somebody shows what it knows."""
-        self.learn(message.view)
-        self.answer(src, call, Told(self.placement.view))
+        self.ask(self.directory[node], self._gossip.digests, TELL_S, on_known)
+
+    def hear(self, src: Peer, call: int, message: News | Digests) -> None:
+        """Somebody tells news, or shows what it knows."""
+        if isinstance(message, News):
+            self.learn(message.view)
+            self.answer(src, call, Heard())
+        else:
+            self.answer(src, call, self._gossip.on_digests(message))
 
     def begin_gossip(self) -> None:
-        """Show it to somebody now and then."""
+        """With what is known at the start; exchange it with somebody now and then."""
+        self._gossip = Gossip(self.placement.view)
         if self.gossips:
-            self.after(int(GOSSIP_US * self._drawn.random()), "gossip", self._gossip)
+            self.after(int(GOSSIP_US * self._drawn.random()), "gossip", self._exchange_with_one)
 
-    def _gossip(self) -> None:
+    def _exchange_with_one(self) -> None:
         known = sorted(self.known)
         if known:
-            self.tell(self._drawn.choice(known))
-        self.after(GOSSIP_US, "gossip", self._gossip)
+            self.exchange(self._drawn.choice(known))
+        self.after(GOSSIP_US, "gossip", self._exchange_with_one)

@@ -16,6 +16,7 @@ from typing import Any
 
 from dynamo_ray.core.agreeing import Exchange
 from dynamo_ray.core.detector import Detector
+from dynamo_ray.core.gossip import Digests, News
 from dynamo_ray.core.handover import Publish
 from dynamo_ray.core.membership import NODE_ROLE, Fact, View, merge_views
 from dynamo_ray.core.merge import replaced
@@ -25,7 +26,7 @@ from dynamo_ray.core.receive import Grant
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.slots import Placement
-from dynamo_ray.sim.gossip import Gossiper, Tell
+from dynamo_ray.sim.gossip import Gossiper
 from dynamo_ray.sim.history import History
 from dynamo_ray.sim.journal import AppendRefusedError, Journal, Recovered, Row
 from dynamo_ray.sim.network import Network, Peer
@@ -129,7 +130,7 @@ class StorageNode(Gossiper):
         self, src: Peer, call: int, message: Any, expires_ms: int, epoch: bytes | None
     ) -> None:
         """A request came."""
-        if isinstance(message, Tell):
+        if isinstance(message, News | Digests):
             self.hear(src, call, message)
             return
         to = (src, src.run, call, message)
@@ -180,9 +181,10 @@ class StorageNode(Gossiper):
         if self.id in self.placement.view.ends:
             self._come_to_an_end()
 
-    def on_told(self, node: bytes, view: View) -> None:
-        """A node showed what it knows."""
-        self.node.on_told(node, view)
+    def on_told(self, node: bytes, view: View | None) -> None:
+        """A node knows this by now."""
+        if view is not None:
+            self.node.on_told(node, view)
 
     def _come_to_an_end(self) -> None:
         """It was removed, or another took its place: it stops once all others can have heard."""
@@ -297,7 +299,7 @@ class StorageNode(Gossiper):
             elif isinstance(effect, Persist):
                 self._gathered.append(effect)
             elif isinstance(effect, Exchange):
-                self.tell(effect.node)
+                self.exchange(effect.node)
             elif isinstance(effect, Publish):
                 self.after(self.taking(self.sync_us), "published", self._published, effect)
             elif isinstance(effect, Grant):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dynamo_ray.core.agreeing import CLOSED, OTHER_EPOCH, epoch_for, judge
+from dynamo_ray.core.agreeing import CLOSED, OTHER_EPOCH, Exchange, epoch_for, judge
 from dynamo_ray.core.handover import Handover, Publish
 from dynamo_ray.core.membership import NODE_ROLE, Fact, Slot, View
 from dynamo_ray.core.messages import Merge, Persist, Reply, Send
@@ -107,10 +107,12 @@ def test_who_inherits_takes_no_writes_and_says_nothing_before_the_others_know() 
     end = View(ends={A: D})
     machine = Handover(replica(D, known()), SETTINGS)
     machine.on_placement(known().learn(end))
-    assert machine.closed == frozenset({0}) and machine.on_tick(1000, frozenset()) == []
+    show = [Exchange(B)]  # until it is known to know; C owns nothing of it
+    assert machine.closed == frozenset({0}) and machine.on_tick(1000, frozenset()) == show
     machine.on_told(C, end)
     machine.on_told(B, View())
-    assert machine.on_tick(2000, frozenset()) == [], "C owns nothing of it, and B has not heard"
+    assert machine.on_tick(2000, frozenset()) == show
+    assert machine.on_tick(2500, frozenset({B})) == [], "it cannot be reached"
     machine.on_told(B, end)
     assert machine.on_tick(3000, frozenset()) == [Publish({FIRST: Slot(1, D)})]
     machine.on_placement(known().learn(end).learn(View(slots={FIRST: Slot(1, D)})))

@@ -13,7 +13,19 @@ from typing import Any
 import pytest
 
 from dynamo_ray.core.encoding import to_fields
-from dynamo_ray.core.kinds import COPIED, COPY, SCAN, WHERE
+from dynamo_ray.core.kinds import (
+    COPIED,
+    COPY,
+    DIGESTS,
+    HEARD,
+    KNOWN,
+    NEWS,
+    SCAN,
+    VIEW,
+    VIEWED,
+    WHERE,
+)
+from dynamo_ray.core.membership import View, view_from
 from dynamo_ray.core.messages import Code, Fetch, Merge, Mint, Minted, Refused
 from dynamo_ray.core.pages import COPY_KEYS
 from dynamo_ray.core.ring import partition_of
@@ -90,6 +102,31 @@ def test_a_coordinator_takes_only_what_clients_ask(tmp_path: Path) -> None:
                 fields = to_fields(mint_of(cluster))
                 assert await refusal(connection, Mint.KIND, fields) == Code.BAD_REQUEST
                 connection.close()
+
+    run(story())
+
+
+def test_a_client_teaches_nobody_what_the_cluster_is(tmp_path: Path) -> None:
+    """It may ask for the view; news and digests are for members."""
+
+    async def story() -> None:
+        async with Loopback(tmp_path, nodes=3, coordinators=1) as cluster:
+            view = cluster.nodes["n1"].view
+            end = View(ends={cluster.charter.member("n2").node: b""})
+            for name in ("n1", "c1"):
+                client = await caller(cluster, name, client_credentials(cluster.token))
+                assert await refusal(client, NEWS, (end.to_rows(),)) == Code.FORBIDDEN
+                assert await refusal(client, DIGESTS, (b"",)) == Code.FORBIDDEN
+                kind, fields = await client.request(VIEW, (), 2.0)
+                assert kind == VIEWED and view_from(fields[0]).nodes() == view.nodes()
+                client.close()
+            peer = await caller(cluster, "n1", peer_of(cluster))
+            for strange in ((), (b"x",), ([[1], [], [], []],)):
+                assert await peer.request(NEWS, strange, 2.0) == (HEARD, [])
+            kind, fields = await peer.request(DIGESTS, (7,), 2.0)
+            assert kind == KNOWN and view_from(fields[1]) == cluster.nodes["n1"].view
+            assert not cluster.nodes["n1"].view.ends
+            peer.close()
 
     run(story())
 
