@@ -34,7 +34,8 @@ from dynamo_ray.core.version import decode, digest, hide_expired
 
 KEYS_A_SLICE = 50
 KEYS_A_BATCH = 200
-KEYS_A_TICK = 500
+KEYS_A_TICK = range(100, 501)  # so many at least, and at most
+ROUNDS = 10  # so often it looks at everything while what is dead grows old enough
 EFFORT_A_TICK = 1024 * 1024  # bytes to decode and to hash: some milliseconds
 EFFORT_A_KEY = 2000  # of decoding any state
 BATCHES = 64
@@ -65,6 +66,8 @@ class Reaper:
         self._purge_ms = int(times.purge_s * 1000)
         self._grace_ms = int(times.grace_s * 1000)
         self._message_ms = int(times.message_s * 1000)
+        self._ticks_a_round = min(times.purge_s, times.grace_s) / ROUNDS / times.tick_s
+        self._keys_a_tick = KEYS_A_TICK[0]
         self._slices = self._walk()
         self._rest: tuple[int, list[bytes]] | None = None
         self._found = Batch(0, [], [])
@@ -140,6 +143,9 @@ class Reaper:
     def _walk(self) -> Iterator[tuple[int, list[bytes]]]:
         """All keys, slice by slice, and an empty slice after each round."""
         while True:
+            count = sum(map(len, self._replica.maps))
+            due = int(count / self._ticks_a_round)
+            self._keys_a_tick = min(max(KEYS_A_TICK[0], due), KEYS_A_TICK[-1])
             for partition, of in enumerate(self._replica.maps):
                 keys = list(of)
                 for at in range(0, len(keys), KEYS_A_SLICE):
@@ -150,7 +156,7 @@ class Reaper:
         """Purge what is due; remember what may leave, if this node is the one to ask."""
         effects: list[Effect] = []
         looked = effort = 0
-        while looked < KEYS_A_TICK and effort < EFFORT_A_TICK:
+        while looked < self._keys_a_tick and effort < EFFORT_A_TICK:
             partition, keys = self._rest or next(self._slices)
             if partition != self._found.partition or not keys:
                 self._leave(partition)

@@ -300,11 +300,19 @@ def test_few_dead_keys_among_many_are_asked_about_together() -> None:
     alive = state(version(dot("a", 1), b"v"))
     held = {f"k{i}": TOMBSTONE if i % 50 == 0 else alive for i in range(8 * KEYS_A_SLICE)}
     at = node(**held)
-    (question,) = set(map(id, questions(at.on_tick(0, LATE, NOBODY)).values()))
-    assert question
-    (asked, *_) = questions(at.on_tick(1, LATE, frozenset())).values() or [None]
+    asked = [questions(at.on_tick(now, LATE, NOBODY)) for now in range(10)]
+    (question,) = {id(one) for ask in asked for one in ask.values()}
     batch = at.reaper._asked
-    assert len(batch.keys) == 8 and asked is None
+    assert question and len(batch.keys) == 8
+
+
+def test_it_looks_at_everything_ten_times_while_a_key_grows_old_and_not_more_often() -> None:
+    """The more keys there are the more at a tick: at 100 s and ten ticks a second all in 100."""
+    alive = state(version(dot("a", 1), b"v"))
+    for count, ticks in ((30_000, range(95, 106)), (3_000, range(25, 35))):
+        at = node(**{f"k{i:05}": alive for i in range(count)}, last=TOMBSTONE)
+        needed = next(now for now in range(1000) if questions(at.on_tick(now, LATE, NOBODY)))
+        assert needed in ticks
 
 
 def test_an_own_life_that_becomes_the_newest_by_a_reap_is_not_resumed() -> None:
