@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from dynamo_ray.core.agreeing import Exchange
-from dynamo_ray.core.joint import Failed, Joint
+from dynamo_ray.core.joint import Failed
 from dynamo_ray.core.messages import (
     ClientGet,
     ClientPut,
@@ -30,7 +30,7 @@ from dynamo_ray.core.messages import (
     Refused,
     Send,
 )
-from dynamo_ray.core.operation import Call, Operation
+from dynamo_ray.core.operation import Call, Operation, calls_of
 from dynamo_ray.core.put import Put
 from dynamo_ray.core.requests import Desk, GetRequest, PutRequest, reply_of, too_much
 from dynamo_ray.core.rerouting import Part
@@ -142,7 +142,7 @@ class Coordinator:
                 continue
             parts = operation.again(asked, self.desk.ring, self.desk.suspected)
             if parts:
-                out += self._send_parts(operation, asked.send, parts, now, True, asked.tries + 1)
+                out += self._send_parts(operation, asked.send, parts, now, True, asked)
             else:
                 self._end_call(operation, asked, ELSEWHERE, now, wall_ms, out)
         return out
@@ -254,10 +254,9 @@ class Coordinator:
         parts: list[Part],
         now: float,
         tracked: bool,
-        tries: int = 1,
+        before: Call | None = None,
     ) -> list[Out]:
-        joint = Joint(send, len(parts)) if len(parts) > 1 else None
-        calls = [Call(send, part, joint, tries) for part in parts]
+        calls = calls_of(send, parts, before)
         return [self._send(operation, call, now, tracked) for call in calls]
 
     def _send(self, operation: Operation, asked: Call, now: float, tracked: bool) -> ToNode:

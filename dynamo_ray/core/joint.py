@@ -7,6 +7,7 @@ some did not          of a Mint: what was minted, and a code for the others' key
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dynamo_ray.core.messages import Code, Fetched, Merged, Mint, Minted, Refused, Send
@@ -22,14 +23,20 @@ class Failed:
 
 
 class Joint:
-    """The parts of one message that are on their way."""
+    """The parts of one message that are on their way, and the `nodes` that had any of them."""
 
-    __slots__ = ("_ends", "_open", "send")
+    __slots__ = ("_ends", "_open", "nodes", "send")
 
-    def __init__(self, send: Send, parts: int) -> None:
+    def __init__(self, send: Send) -> None:
         self.send = send
-        self._open = parts
+        self.nodes: set[bytes] = set()
+        self._open = 1
         self._ends: list[tuple[Part, Any]] = []
+
+    def on_parted(self, parts: Sequence[Part]) -> None:
+        """The whole, or a part that was refused, goes on in these parts."""
+        self.nodes.update(part.node for part in parts)
+        self._open += len(parts) - 1
 
     def on_end(self, part: Part, end: Any) -> Any:
         """A part has come to its end: the whole message's end if it was the last, else None."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from dynamo_ray.core.get import Get
@@ -96,12 +96,14 @@ class Operation:
 
     def again(self, asked: Call, ring: Ring, suspected: frozenset[bytes]) -> list[Part] | None:
         """The parts in which a refused message may go on; None if it is over with it."""
-        send = asked.send
-        if asked.tries >= TRIES or asked.joint is not None:
+        send, joint = asked.send, asked.joint
+        if asked.tries >= TRIES:
             return None
-        parts = rerouted(ring, self.group.owners, send.node, send.message)
+        parts = rerouted(ring, self.group.owners, send.node, send.message, asked.part.rows)
         nodes = {part.node for part in parts or ()}
         others = _held_by(parts or ()) - _held_by([send]) - {asked.node}
+        if joint is not None:
+            others -= joint.nodes  # they were reached with other keys of the same
         return parts if suspected.isdisjoint(nodes) and self.reached.isdisjoint(others) else None
 
     def on_end(self, asked: Send, message: Any) -> list[Effect]:
@@ -129,6 +131,16 @@ class Operation:
             return request.on_outcome(group, outcome)
         assert isinstance(request, GetRequest) and isinstance(outcome, GetOutcome)
         return request.on_outcome(group, outcome, wall_ms)
+
+
+def calls_of(send: Send, parts: Sequence[Part], before: Call | None) -> list[Call]:
+    """What is sent in its parts, or what was refused of it `before`."""
+    joint, tries = (before.joint, before.tries + 1) if before is not None else (None, 1)
+    if joint is None and len(parts) > 1:
+        joint = Joint(send)
+    if joint is not None:
+        joint.on_parted(parts)
+    return [Call(send, part, joint, tries) for part in parts]
 
 
 def _held_by(sent: Iterable[Part | Send]) -> set[bytes]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from dynamo_ray.core.messages import Fetch, Merge, Mint
 from dynamo_ray.core.ring import NodeId, Ring
 
-TRIES = 3
+TRIES = 6
 _COLUMNS = {
     Mint: ("keys", "partitions", "values", "contexts", "put_ids", "ttls_ms"),
     Merge: ("keys", "partitions", "states"),
@@ -34,25 +34,31 @@ class Part(NamedTuple):
 
 
 def rerouted(
-    ring: Ring, owners: tuple[NodeId, ...], meant_for: NodeId, message: Any
+    ring: Ring,
+    owners: tuple[NodeId, ...],
+    meant_for: NodeId,
+    message: Any,
+    rows: Sequence[int] | None = None,
 ) -> list[Part] | None:
     """The parts of a message that was `meant_for` a node under a route of these `owners`.
 
-    None if for some of its keys nobody can take that node's place.
+    Only those `rows` of it, if it went in parts before and that was one of them. None if for some
+    of its keys nobody can take that node's place.
     """
     if type(message) not in _COLUMNS:
         return None
-    rows: dict[tuple[NodeId, ...], list[int]] = {}
-    for row, partition in enumerate(message.partitions):
-        rows.setdefault(ring.owners(partition), []).append(row)
+    going: dict[tuple[NodeId, ...], list[int]] = {}
+    for row in range(len(message.partitions)) if rows is None else rows:
+        going.setdefault(ring.owners(message.partitions[row]), []).append(row)
+    is_whole = rows is None and len(going) == 1
     parts = []
-    for present, some in rows.items():
-        part = _only(message, some) if len(rows) > 1 else message
+    for present, some in going.items():
+        part = message if is_whole else _only(message, some)
         found = _placed(present, owners, meant_for, part)
         if found is None:
             return None
         epoch = ring.epoch_of(part.partitions[0])
-        parts.append(Part(some if len(rows) > 1 else None, *found, epoch))
+        parts.append(Part(None if is_whole else some, *found, epoch))
     return parts
 
 

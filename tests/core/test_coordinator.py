@@ -393,11 +393,11 @@ SPARES = DESK.ring.preference(PARTITION)[3:]
 OTHER = Refused(Code.OTHER_EPOCH)
 
 
-def ring_with(*owners: bytes) -> Ring:
-    """The ring in which the key has other owners."""
-    slots, first = list(DESK.ring.slots), PARTITION * 3
+def ring_with(*owners: bytes, of: int = PARTITION, ring: Ring = DESK.ring) -> Ring:
+    """The ring in which a partition, the key's, has other owners."""
+    slots, first = list(ring.slots), of * 3
     slots[first : first + 3] = owners
-    return replace(DESK.ring, slots=tuple(slots))
+    return replace(ring, slots=tuple(slots))
 
 
 GIVEN = ring_with(SPARES[0], *OWNERS[1:])
@@ -442,6 +442,33 @@ def test_a_read_counts_the_present_owner_in_the_place_of_the_one_before() -> Non
     assert to_client(reply(at, again, Fetched([HELD], True))) == []
     (found,) = to_client(reply(at, first, Fetched([HELD], True)))
     assert isinstance(found, GetDone) and not found.failures
+
+
+def test_parts_of_a_batch_go_on_like_the_whole_however_often_owners_part() -> None:
+    """Found under load: each key's partition moved at another moment, and the get was given up."""
+    twin = next(
+        key
+        for key in (b"%d" % i for i in range(1000))
+        if (p := partition_of(key, 16)) != PARTITION and DESK.ring.owners(p) == OWNERS
+    )
+    both = ring_with(SPARES[0], *OWNERS[1:], of=partition_of(twin, 16), ring=GIVEN)
+    at = coordinator()
+    first, second, _ = ask(at, replace(GET, keys=[twin, b"k"], strict=True))
+    assert first.message.keys == [twin, b"k"]
+    reply(at, first, OTHER)
+    of_twin, of_k = exchanged(at, OWNERS[0])
+    assert (of_twin.node, of_twin.message.keys) == (OWNERS[0], [twin])
+    assert (of_k.node, of_k.message.keys) == (SPARES[0], [b"k"])
+    assert reply(at, of_twin, OTHER) == [Exchange(OWNERS[0])]
+    (of_twin,) = exchanged(at, OWNERS[0], both)
+    assert (of_twin.node, of_twin.message.keys) == (SPARES[0], [twin])
+    assert reply(at, of_k, OTHER) == [Exchange(SPARES[0])], "who got it does not know yet"
+    (of_k,) = exchanged(at, SPARES[0], both)
+    assert (of_k.node, of_k.epoch) == (SPARES[0], both.epoch_of(PARTITION))
+    reply(at, of_k, Fetched([HELD]))
+    assert to_client(reply(at, of_twin, Fetched([None]))) == []
+    (found,) = to_client(reply(at, second, Fetched([None, HELD])))
+    assert found.states == [None, HELD] and not found.failures and not found.degraded
 
 
 def test_one_exchange_serves_all_that_a_node_refused() -> None:

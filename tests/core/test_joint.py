@@ -29,7 +29,8 @@ LOST, UNSENT = Failed(True), Failed(False)
 
 def joined(message: Any, first: Any, second: Any) -> Any:
     """The end of a message whose second part ended before its first."""
-    joint = Joint(Send(b"A" * 8, message), 2)
+    joint = Joint(Send(b"A" * 8, message))
+    joint.on_parted([FIRST, SECOND])
     assert joint.on_end(SECOND, second) is None
     return joint.on_end(FIRST, first)
 
@@ -76,3 +77,14 @@ def test_a_merge_counts_only_whole() -> None:
     assert joined(message, Merged(), Merged()) == Merged()
     assert joined(message, Merged(), REFUSED) == LOST
     assert joined(message, REFUSED, REFUSED) == REFUSED
+
+
+def test_a_part_may_part_again() -> None:
+    joint = Joint(Send(b"A" * 8, Fetch(KEYS, [0, 1, 0])))
+    joint.on_parted([FIRST, SECOND])
+    parts = [Part([row], b"C" * 8, None, b"") for row in (0, 2)]
+    joint.on_parted(parts)
+    assert joint.nodes == {b"A" * 8, b"B" * 8, b"C" * 8}
+    assert joint.on_end(parts[1], Fetched([b"3"])) is None
+    assert joint.on_end(SECOND, Fetched([b"2"])) is None
+    assert joint.on_end(parts[0], Fetched([b"1"])) == Fetched([b"1", b"2", b"3"], True)
