@@ -221,6 +221,20 @@ class Loopback:
             for name, server in self.nodes.items()
         }
 
+    async def compared(self, timeout_s: float = 20.0) -> None:
+        """Until no node has anything left to compare: from then on none does so by itself."""
+        await until(self._is_compared, timeout_s)
+
+    def _is_compared(self) -> bool:
+        """What follows counts, too: who saw another come late compares what that one leads."""
+        rounds = [server.node.rounds for server in self.nodes.values()]
+        others = [other for one in rounds for other in one._others.values()]
+        return not any(one._taken for one in rounds) and all(
+            not other.again
+            and all(began > other.away_ms for _, began in [*other.leads, *other.follows])
+            for other in others
+        )
+
     def differing(self, keys: Iterable[bytes]) -> list[bytes]:
         """The keys whose owners do not all hold the same bytes."""
         differing = []
