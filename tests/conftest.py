@@ -143,14 +143,17 @@ def pytest_timeout_set_timer(settings: Any) -> Generator[None, Any, Any]:
 
 # --- nothing is left behind ------------------------------------------------------------------
 
-# What tests start inherits this variable, so that also a daemon is found that has left the tree.
+# What tests start inherits this variable, so that also a daemon is found that has left the tree. A
+# run inside a run, as each worker of pytest-xdist is one, extends the mark: the inner run sees what
+# is its own, the outer one also what an inner run left that died.
 MARK = "DYNAMO_RAY_TEST_RUN"
 GRACE_S = 10.0  # Ray needs some seconds to go after ray.shutdown()
 PYTHON_OWNS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+LEFT_IN_WORKERS = pytest.StashKey[list[str]]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    os.environ[MARK] = secrets.token_hex(16)
+    os.environ[MARK] = f"{os.environ.get(MARK, '')}.{secrets.token_hex(8)}"
 
 
 @pytest.hookimpl(trylast=True)
@@ -160,8 +163,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     for pid in left:
         with suppress(ProcessLookupError):  # its parent was first
             os.kill(pid, signal.SIGKILL)
-    if left:
-        _report(session, [f"{pid}: {command}" for pid, command in sorted(left.items())])
+    lines = [f"{pid}: {command}" for pid, command in sorted(left.items())]
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left behind"] = lines
+    elif lines := session.config.stash.get(LEFT_IN_WORKERS, []) + lines:
+        _report(session, lines)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker found at its end is told here, where somebody reads it."""
+    lines = getattr(node, "workeroutput", {}).get("left behind", [])  # one that died says nothing
+    node.config.stash.setdefault(LEFT_IN_WORKERS, []).extend(lines)
 
 
 def _wait_for_the_last(mark: str, patience_s: float) -> dict[int, str]:
@@ -180,7 +193,7 @@ def _left_behind(mark: str) -> dict[int, str]:
     ours = {os.getpid()}
     while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
         ours |= more
-    ours |= {pid for pid in parents if f"{MARK}={mark}" in _read(pid, "environ").split("\0")}
+    ours |= {pid for pid in parents if f"\0{MARK}={mark}" in "\0" + _read(pid, "environ")}
     commands = {pid: _read(pid, "cmdline").replace("\0", " ").strip() for pid in ours}
     return {
         pid: command

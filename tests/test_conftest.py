@@ -9,7 +9,11 @@ import textwrap
 import time
 from pathlib import Path
 
+import pytest
+
 CONFTEST = Path(__file__).with_name("conftest.py")
+# In this process, and as `make check` runs the tests that need no Ray.
+HOW = pytest.mark.parametrize("how", [(), ("-n", "2")], ids=["alone", "in workers"])
 
 
 def run(folder: Path, source: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -30,7 +34,10 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-def test_what_is_left_behind_fails_the_run_and_is_killed(tmp_path: Path) -> None:
+@HOW
+def test_what_is_left_behind_fails_the_run_and_is_killed(
+    tmp_path: Path, how: tuple[str, ...]
+) -> None:
     """A child, and a daemon that left the tree."""
     done = run(
         tmp_path,
@@ -42,6 +49,7 @@ def test_what_is_left_behind_fails_the_run_and_is_killed(tmp_path: Path) -> None
         def test_leaves_a_daemon():
             subprocess.run("setsid sleep 1001 >/dev/null 2>&1 & echo $! >daemon", shell=True)
         """,
+        *how,
     )
     assert done.returncode == 1, done.stdout
     assert "sleep 1000" in done.stdout and "sleep 1001" in done.stdout
@@ -50,18 +58,45 @@ def test_what_is_left_behind_fails_the_run_and_is_killed(tmp_path: Path) -> None
     assert not is_alive(int((tmp_path / "daemon").read_text()))
 
 
-def test_a_clean_run_passes_and_strangers_are_left_alone(tmp_path: Path) -> None:
+def test_what_a_worker_that_died_left_behind_is_found_and_killed(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        """
+        import os, subprocess
+        def test_dies():
+            child = subprocess.Popen(["sleep", "1003"])
+            open("child", "w").write(str(child.pid))
+            os._exit(1)
+        def test_passes(): ...
+        """,
+        "-n",
+        "2",
+    )
+    assert done.returncode == 1, done.stdout
+    assert "sleep 1003" in done.stdout
+    assert "1 failed, 1 passed, 1 error" in done.stdout
+    assert not is_alive(int((tmp_path / "child").read_text()))
+
+
+@HOW
+def test_a_clean_run_passes_and_strangers_are_left_alone(
+    tmp_path: Path, how: tuple[str, ...]
+) -> None:
+    """Nor is one worker a thing that another left behind, or that the tests did."""
     stranger = subprocess.Popen(["sleep", "1002"], env={"PATH": os.environ["PATH"]})
     try:
         started = time.monotonic()
         done = run(
             tmp_path,
             """
-            import subprocess
+            import subprocess, time
             def test_cleans_up():
                 subprocess.run(["true"])
                 subprocess.Popen(["true"])  # ended, not reaped: nothing that runs
+            def test_takes_longer_in_the_other_worker():
+                time.sleep(0.7)
             """,
+            *how,
         )
         assert done.returncode == 0, done.stdout
         assert stranger.poll() is None
@@ -95,7 +130,10 @@ def test_seeds_and_rewrite_are_options(tmp_path: Path) -> None:
     assert run(tmp_path, source).returncode == 1
 
 
-def test_a_test_that_hangs_fails_and_the_others_still_run(tmp_path: Path) -> None:
+@HOW
+def test_a_test_that_hangs_fails_and_the_others_still_run(
+    tmp_path: Path, how: tuple[str, ...]
+) -> None:
     """Idle or busy, in asyncio's loop or in uvloop's, in a fixture's teardown, or in no loop."""
     done = run(
         tmp_path,
@@ -132,9 +170,10 @@ def test_a_test_that_hangs_fails_and_the_others_still_run(tmp_path: Path) -> Non
         def test_hangs_in_teardown(inner): ...
         def test_does_not_hang(): ...
         """,
-        "--timeout=0.5",
+        "--timeout=0.3",
         "--timeout-method=signal",
+        *how,
     )
     assert "5 failed, 2 passed, 1 error" in done.stdout, done.stdout
-    assert done.stdout.count("Timeout (>0.5s)") >= 6
+    assert done.stdout.count("Timeout (>0.3s)") >= 6
     assert (tmp_path / "outer").exists()

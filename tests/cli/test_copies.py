@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from tests.cli.conftest import Command
 from tests.server.loopback import Threaded
 
@@ -24,21 +22,10 @@ def lose(cluster: Threaded, name: str) -> int:
     return gone
 
 
-def _after_the_first_round(dr: Command) -> None:
-    """Until every node has compared all that it leads: from then on nobody does so by itself."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        nodes = dr("repair", "status", "--json").json["nodes"]
-        if all(node["round_s"] is not None for node in nodes):
-            return
-        time.sleep(0.2)
-    raise AssertionError("a node never came to the end of its first round")
-
-
 def test_what_differs_is_shown_and_mended(dr: Command, fragile: Threaded) -> None:
     for i in range(12):
         assert dr("put", f"key-{i}", "v", "-w", "3").code == 0
-    _after_the_first_round(dr)
+    fragile.run(fragile.cluster.compared())
     assert dr("verify").code == 0
     gone = lose(fragile, "n2")
     assert gone > 0

@@ -1,7 +1,8 @@
 """Whole clusters of servers in one process over loopback: real sockets, real logs, no Ray.
 
 A node is killed by cutting its connections and closing its listener without a word, which is what
-the others see of a SIGKILL; its log keeps what was written, as the page cache would.
+the others see of a SIGKILL; its log keeps what was written, as the page cache would. The power
+never fails here, so nothing waits for this machine's disk: see `Powered`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,37 @@ from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.membership import View
 from dynamo_ray.core.ring import Member, partition_of
 from dynamo_ray.core.settings import Settings
+from dynamo_ray.server import vault
 from dynamo_ray.server.coordinator import CoordinatorServer, open_coordinator
 from dynamo_ray.server.node import NodeServer, open_node
 from dynamo_ray.session import Session
+from dynamo_ray.storage.disk import RealDisk
+from dynamo_ray.storage.errors import SyncFailedError
 from dynamo_ray.wire.keys import Credentials, client_credentials, client_token
 
 HOST = "127.0.0.1"
+
+
+class Powered(RealDisk):
+    """A directory on a machine whose power never fails: a sync has nothing left to do.
+
+    Real files, and real threads that sync them when the server says so. Only the system's fsync is
+    left out: nothing here could show that it happened, five nodes and a pool of threads share one
+    disk, and its pace would decide whether their timeouts are met. That a sync reaches the disk is
+    shown in tests/storage, what a loss of power takes under the simulator.
+    """
+
+    def sync(self, path: str) -> None:
+        if path not in self._open and not self.exists(path):
+            raise SyncFailedError(self._where(path), "there is no such file")
+
+    def sync_dir(self, path: str) -> None:
+        if path and not self.exists(path):
+            raise SyncFailedError(self._where(path), "there is no such directory")
+
+
+# For every server that this process opens.
+vault.RealDisk = Powered  # type: ignore[misc]
 
 
 class Loopback:
@@ -194,6 +220,20 @@ class Loopback:
             name: server.node.replica.maps[partition].get(key)
             for name, server in self.nodes.items()
         }
+
+    async def compared(self, timeout_s: float = 20.0) -> None:
+        """Until no node has anything left to compare: from then on none does so by itself."""
+        await until(self._is_compared, timeout_s)
+
+    def _is_compared(self) -> bool:
+        """What follows counts, too: who saw another come late compares what that one leads."""
+        rounds = [server.node.rounds for server in self.nodes.values()]
+        others = [other for one in rounds for other in one._others.values()]
+        return not any(one._taken for one in rounds) and all(
+            not other.again
+            and all(began > other.away_ms for _, began in [*other.leads, *other.follows])
+            for other in others
+        )
 
     def differing(self, keys: Iterable[bytes]) -> list[bytes]:
         """The keys whose owners do not all hold the same bytes."""

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def test_synced_shares_fsyncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
             def counted() -> None:
                 count[0] += 1
+                time.sleep(0.005)  # as a disk that has to work for it
                 real()
 
             monkeypatch.setattr(vault, "sync", counted)
@@ -143,6 +145,28 @@ def test_a_hint_is_kept_until_its_owner_has_synced(
             await until(lambda: cluster.hints() == 0)
 
     run(story())
+
+
+def test_no_test_of_a_cluster_waits_for_this_machines_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or timeouts would be met on one machine and not on the next (tests/server/loopback.py)."""
+    fsyncs: list[int] = []
+    monkeypatch.setattr(disk_module, "_sync", fsyncs.append)
+    monkeypatch.setattr(os, "fsync", fsyncs.append)
+
+    async def story() -> None:
+        async with Loopback(tmp_path, settings=one_node("synced"), **ONE) as cluster:
+            client = await cluster.connect()
+            node = cluster.nodes["n1"]
+            await client.put("key", b"x")
+            assert node.vault.synced
+            await node.snapshot()
+            await cluster.kill_node("n1")
+            await cluster.start_node("n1", first_start=False)
+
+    run(story())
+    assert fsyncs == []
 
 
 def test_memory_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

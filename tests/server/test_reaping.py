@@ -10,11 +10,13 @@ from dynamo_ray.core.version import Kind, decode
 from dynamo_ray.server.node import NodeServer
 from tests.server.loopback import Loopback, run, until
 
-# A copy that a slow moment left out has no hint once the linger is over: owners compare.
+# A copy that a slow moment left out has no hint once the linger is over: owners compare. Nothing is
+# reaped while one is away, so who is late on a busy machine is not to be taken for dead.
 TIMES = Times(
     timeout_s=1.0,
     timeout_max_s=1.0,
     linger_s=0.3,
+    suspect_s=2.0,
     tick_s=0.02,
     purge_s=0.2,
     grace_s=0.2,

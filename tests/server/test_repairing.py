@@ -19,7 +19,8 @@ from dynamo_ray.verifying import verify
 from dynamo_ray.wire.greeting import connect
 from tests.server.loopback import Loopback, run, until
 
-SETTINGS = Settings(partitions=8, times=Times(timeout_s=0.5, tick_s=0.02))
+# Who is late on a busy machine is not taken for dead: who is back again compares by itself.
+SETTINGS = Settings(partitions=8, times=Times(timeout_s=0.5, tick_s=0.02, suspect_s=2.0))
 KEYS = [f"key:{i}" for i in range(200)]
 
 
@@ -36,12 +37,6 @@ def copies(cluster: Loopback) -> list[list[bytes | None]]:
 
 def are_equal(cluster: Loopback) -> bool:
     return all(len(set(of)) == 1 and len(of) == 3 for of in copies(cluster))
-
-
-async def first_round(cluster: Loopback) -> None:
-    """Until every node has compared all that it leads: from then on nobody does so by itself."""
-    nodes = cluster.nodes.values()
-    await until(lambda: all(n.node.repair_status()["round_s"] is not None for n in nodes), 20)
 
 
 def forget(server: NodeServer, count: int) -> int:
@@ -80,7 +75,7 @@ def test_by_command_at_once_and_what_it_did_is_told(tmp_path: Path) -> None:
         async with Loopback(tmp_path, settings=SETTINGS) as cluster:
             client = await cluster.connect()
             await client.put_many(dict.fromkeys(KEYS, b"x"), w=3)
-            await first_round(cluster)
+            await cluster.compared()
             lost = forget(cluster.nodes["n2"], 30)
             assert lost == 30
             before = await verify(client.session, cluster.credentials)
@@ -111,7 +106,7 @@ def test_only_the_partition_that_was_asked_for(tmp_path: Path) -> None:
         async with Loopback(tmp_path, settings=SETTINGS) as cluster:
             client = await cluster.connect()
             await client.put_many(dict.fromkeys(KEYS, b"x"), w=3)
-            await first_round(cluster)
+            await cluster.compared()
             forget(cluster.nodes["n2"], len(KEYS))
             held = [len(of) for of in cluster.nodes["n2"].node.replica.maps]
             assert sum(held) == 0
@@ -171,7 +166,7 @@ def test_what_differs_for_a_moment_only_is_not_told(tmp_path: Path) -> None:
         async with Loopback(tmp_path, settings=SETTINGS) as cluster:
             client = await cluster.connect()
             await client.put_many(dict.fromkeys(KEYS, b"x"), w=3)
-            await first_round(cluster)
+            await cluster.compared()
             replica = cluster.nodes["n2"].node.replica
             before = [dict(of) for of in replica.maps]
             assert forget(cluster.nodes["n2"], 30) == 30
