@@ -185,6 +185,7 @@ def test_a_put_after_a_restore_is_not_swallowed(tmp_path: Path) -> None:
             where = await back_up(cluster, tmp_path / "backups")
             for value in (b"2", b"3", b"4"):
                 await client.put("k", value, w=3)
+            await cluster.compared()  # or another owner gives back what is forgotten here
             state = next(iter(cluster.states_of(b"k").values()))
             [version] = decode(state or b"").versions
             minter = next(s for s in cluster.nodes.values() if version.dot.writer.startswith(s.me))
