@@ -28,6 +28,7 @@ from dynamo_ray.core.agreeing import Exchange
 from dynamo_ray.core.inheriting import Inheriting
 from dynamo_ray.core.membership import Slot, View, Wish
 from dynamo_ray.core.messages import Effect, Send
+from dynamo_ray.core.pace import TRANSFER_SHARE, Allowance
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.rounds import Turn
 from dynamo_ray.core.settings import Settings
@@ -36,7 +37,7 @@ from dynamo_ray.core.sync import Sync
 from dynamo_ray.core.upkeep import Offer, Offered, Seal, Sealed
 from dynamo_ray.core.values import value
 
-NEAR_KEYS = 250  # one page
+NEAR_KEYS = 100  # one page
 AGAIN_MS = 1000
 CLOSED_MS_MAX = 3000
 
@@ -84,7 +85,8 @@ class Handover:
         limits = settings.limits
         self._replica = replica
         self._copies = settings.n
-        self._sync = Sync(replica, self, limits.transfer_bytes, limits.batch_bytes, may_lack=True)
+        allowance = Allowance(limits.transfer_bytes, TRANSFER_SHARE)
+        self._sync = Sync(replica, self, allowance, limits.batch_bytes, may_lack=True)
         self._wishes: dict[int, Wish] = {}
         self._taken_back: dict[int, Slot] = {}
         self._inheriting = Inheriting(replica.node)
@@ -137,10 +139,10 @@ class Handover:
         is_own = self._question is not None and request is self._question
         return is_own or self._sync.has_asked(request)
 
-    def on_peer(self, request: Any, reply: Any) -> list[Out]:
+    def on_peer(self, request: Any, reply: Any, now_ms: int = 0) -> list[Out]:
         """The question has come to its end: an answer, a refusal, or None for neither."""
         if self._sync.has_asked(request):
-            effects: list[Out] = [*self._sync.on_end(reply)]
+            effects: list[Out] = [*self._sync.on_end(reply, now_ms)]
             return effects + self._seal_if_due()
         self._question, current = None, self._current
         if current is None:
@@ -148,7 +150,7 @@ class Handover:
         if isinstance(request, Offer) and isinstance(reply, Offered):
             current.token = reply.token
             self._begin(current, Step.COPYING)
-            return [*self._sync.go_on(), *self._seal_if_due()]
+            return [*self._sync.go_on(now_ms), *self._seal_if_due()]
         elif isinstance(request, Seal) and isinstance(reply, Sealed):
             current.step = Step.PUBLISHING
             slot = Slot(current.wish.generation + 1, current.wish.receiver)
@@ -186,7 +188,8 @@ class Handover:
         current = self._current
         if current is None or current.step not in (Step.COPYING, Step.FINISHING):
             return None
-        return Turn(current.partition, current.wish.receiver, True, False)
+        is_closed = current.step is Step.FINISHING
+        return Turn(current.partition, current.wish.receiver, True, is_closed)
 
     def on_end(self, turn: Turn, began_ms: int, is_done: bool) -> None:
         """A comparison has ended: close, compare again, or begin anew."""

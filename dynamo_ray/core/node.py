@@ -30,6 +30,7 @@ from dynamo_ray.core.messages import (
     Reply,
     Send,
 )
+from dynamo_ray.core.pace import REPAIR_SHARE, Allowance
 from dynamo_ray.core.reap import Reaper
 from dynamo_ray.core.receive import Grant, Receiver
 from dynamo_ray.core.replica import Replica
@@ -89,11 +90,12 @@ class Node:
         self.replica = replica
         self.reaper = Reaper(replica, ring, settings)
         self.rounds = Rounds(replica.node, ring, settings.times.repair_s)
-        self.sync = Sync(replica, self.rounds, limits.repair_bytes, limits.batch_bytes)
+        allowance = Allowance(limits.repair_bytes, REPAIR_SHARE)
+        self.sync = Sync(replica, self.rounds, allowance, limits.batch_bytes)
         self.handover = Handover(replica, settings)
         self.receiver = Receiver(replica, granted or {})
         self._level = settings.durability
-        self._wall_ms = 0  # at the last tick, for what may be a little old
+        self._now_ms = self._wall_ms = 0  # at the last tick, for what may be a little old
         self._serving = Serving(replica, self.receiver, settings)
         self._timeout_max_ms = int((settings.times.timeout_max_s + settings.times.linger_s) * 1000)
         self._waiting: list[Reply] = []
@@ -183,7 +185,7 @@ class Node:
 
     def on_tick(self, now_ms: int, wall_ms: int, unreachable: frozenset[bytes]) -> list[Out]:
         """Ask what should be true now (rule 11)."""
-        self._wall_ms = wall_ms
+        self._now_ms, self._wall_ms = now_ms, wall_ms
         effects: list[Any] = [*self.replica.on_tick(now_ms, unreachable)]
         if self.replica.lives.begun:
             effects += self._unlogged.again(self.replica)
@@ -207,8 +209,9 @@ class Node:
         """What was promised is on disk, or could not be put there."""
         return self._take(self.receiver.on_granted(to, is_durable))
 
-    def on_peer(self, node: bytes, request: Any, reply: Any) -> list[Out]:
+    def on_peer(self, node: bytes, request: Any, reply: Any, now_ms: int = 0) -> list[Out]:
         """The end of a request to `node`: its answer, or None if none came."""
+        self._now_ms = max(self._now_ms, now_ms)
         out = self._end_of(node, request, reply)
         if isinstance(reply, Refused) and reply.code == Code.OTHER_EPOCH:
             out.append(Exchange(node))
@@ -220,9 +223,9 @@ class Node:
 
     def _end_of(self, node: bytes, request: Any, reply: Any) -> list[Out]:
         if self.sync.has_asked(request):
-            return self._take(self.sync.on_end(reply))
+            return self._take(self.sync.on_end(reply, self._now_ms))
         if self.handover.has_asked(request):
-            return self._take(self.handover.on_peer(request, reply))
+            return self._take(self.handover.on_peer(request, reply, self._now_ms))
         if isinstance(request, Reap):
             self.reaper.on_reaped(node)
         elif isinstance(request, Merge) and request.durable:  # a delivery, and no old repair

@@ -26,7 +26,7 @@ from dynamo_ray.core.unpersisted import Changes
 from dynamo_ray.core.upkeep import Offer, Offered, Seal, Sealed
 from dynamo_ray.core.values import value
 
-KEYS_A_TICK = 500
+KEYS_A_TICK = 200
 PARTITIONS_A_TICK = 64
 SESSION_MS = 60_000
 OWNED = Refused(Code.BAD_REQUEST, "this node owns a slot of that partition already")

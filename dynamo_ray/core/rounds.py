@@ -26,7 +26,7 @@ AGAIN_S = 10.0
 
 
 class Turn(NamedTuple):
-    """One partition to compare with one other owner; `leads` as above, `demanded` by command."""
+    """One partition to compare with one other owner; `leads` as above, `demanded` if waited for."""
 
     partition: int
     node: bytes

@@ -11,9 +11,9 @@ message brings back what was reaped that is older than a message may be (core/re
 that); a reap that reached only some owners is undone here, and done again later.
 
 One comparison at a time, one message of it in flight; pages are bounded in keys and bytes (rule
-19), and all that moves has a budget of bytes per second (rule 21). Whatever fails is tried again
-when it is due (rule 11, core/rounds.py). An owner that cannot prove that it holds all it
-acknowledged (rule 9) takes part, and is compared with again until it can; becoming sure is the
+19), and all of it has an allowance of bytes and time (rule 21, core/pace.py). Whatever fails is
+tried again when it is due (rule 11, core/rounds.py). An owner that cannot prove that it holds all
+it acknowledged (rule 9) takes part, and is compared with again until it can; becoming sure is the
 business of core/rebuild.py.
 
 The same work gives a partition to a node that is to own it (core/handover.py): then the other side
@@ -28,39 +28,39 @@ from typing import Any
 from dynamo_ray.core.comparison import Comparison, Turns
 from dynamo_ray.core.merkle import BUCKETS_A_BRANCH, WIDTH, differing, root_of
 from dynamo_ray.core.messages import Code, Effect, Fetch, Fetched, Merge, Merged, Refused, Send
+from dynamo_ray.core.pace import Allowance
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.rounds import NEVER
 from dynamo_ray.core.upkeep import Compare, Compared, Descend, Descended, Enumerate, Enumerated
 from dynamo_ray.core.version import HASH_BYTES, digest
 
-PAGE_KEYS = 250
-PAGE_BYTES = 256 * 1024
+PAGE_KEYS = 100  # some milliseconds of merging
+PAGE_BYTES = 128 * 1024
 
 
 class Sync:
     """The machine of one node's comparisons with other nodes, of which `turns` says the order.
 
-    `budget` is how many bytes a second may move. A copy that is not complete is compared with in
-    vain, unless it `may_lack`.
+    A turn that is `demanded` is waited for: it takes the time that it needs. A copy that is not
+    complete is compared with in vain, unless it `may_lack`.
     """
 
     def __init__(
         self,
         replica: Replica,
         turns: Turns,
-        budget: int,
+        allowance: Allowance,
         page_bytes: int = PAGE_BYTES,
         may_lack: bool = False,
     ) -> None:
         self._turns = turns
         self._may_lack = may_lack
         self._replica = replica
-        self._budget = budget
+        self._allowance = allowance
         self._page_bytes = min(PAGE_BYTES, page_bytes)
         self._current: Comparison | None = None
         self._question: Any = None
-        self._allowance = 0.0
-        self._now_ms = NEVER
+        self._now_ms = self._asked_ms = NEVER
         self._comparisons = self._received = self._sent = self._bytes = 0
 
     @property
@@ -75,10 +75,8 @@ class Sync:
 
     def on_tick(self, now_ms: int) -> list[Effect]:
         """Ask what should be true now; `now_ms` only rises."""
-        passed_s = min(1.0, (now_ms - self._now_ms) / 1000)
-        self._allowance = min(self._budget, self._allowance + self._budget * passed_s)
-        self._now_ms = now_ms
-        return self.go_on()
+        self._allowance.on_tick(now_ms)
+        return self.go_on(now_ms)
 
     def stop(self) -> None:
         """Leave the comparison that is under way; what is asked now is answered to nobody."""
@@ -88,9 +86,11 @@ class Sync:
         """True if this is the question whose end is waited for."""
         return self._question is not None and request is self._question
 
-    def on_end(self, reply: Any) -> list[Effect]:
+    def on_end(self, reply: Any, now_ms: int = NEVER) -> list[Effect]:
         """The question has come to its end: an answer, a refusal, or None for neither."""
         question, self._question = self._question, None
+        self._now_ms = max(self._now_ms, now_ms)
+        self._allowance.spend(0, self._now_ms - self._asked_ms)
         current = self._current
         if current is None or _is_for_later(question, reply):
             return []
@@ -114,11 +114,12 @@ class Sync:
 
     # ---- asking
 
-    def go_on(self) -> list[Effect]:
+    def go_on(self, now_ms: int = NEVER) -> list[Effect]:
         """The next question, if one may be asked now."""
-        while self._question is None and self._allowance > 0:
+        self._now_ms = max(self._now_ms, now_ms)
+        while self._question is None:
             current = self._current = self._current or self._next_turn()
-            if current is None:
+            if current is None or not self._allowance.is_enough(current.turn.demanded):
                 break
             partition = current.turn.partition
             if partition in self._replica.doubted:
@@ -153,7 +154,7 @@ class Sync:
         self._current = None
 
     def _ask(self, node: bytes, message: Any) -> list[Effect]:
-        self._question = message
+        self._question, self._asked_ms = message, self._now_ms
         return [Send(node, message)]
 
     def _fetch(self, current: Comparison) -> Fetch:
@@ -263,7 +264,7 @@ class Sync:
         return self._ask(self._replica.node, Merge(keys, question.partitions[: len(keys)], states))
 
     def _spend(self, count: int) -> None:
-        self._allowance -= count
+        self._allowance.spend(count)
         self._bytes += count
 
 

@@ -51,7 +51,7 @@ from dynamo_ray.wire.handshake import Identity
 from dynamo_ray.wire.keys import PEER
 
 INLINE_BYTES = 1024 * 1024
-RENEW_EVERY_S = 1.0
+RENEW_EVERY_S = KEEP_EVERY_S = 1.0
 LOG_POLL_S = 0.001
 CLOSE_S = 5.0
 _LOOKING = (Compare.KIND, Descend.KIND, Enumerate.KIND)  # clients may: they can read all of it
@@ -83,6 +83,7 @@ class NodeServer(Member):
         self._last_snapshot: dict[str, Any] = {}
         self._cutting = False
         self._keeping = False
+        self._keep_from = 0.0
 
     # ---- requests
 
@@ -176,10 +177,10 @@ class NodeServer(Member):
                 reply = from_fields(kind, fields)
             except BadMessageError:
                 reply = None
-            self._perform(self.node.on_peer(node, message, reply))
+            self._perform(self.node.on_peer(node, message, reply, monotonic_ms()))
 
         def on_failure(failure: Failure) -> None:
-            self._perform(self.node.on_peer(node, message, None))
+            self._perform(self.node.on_peer(node, message, None, monotonic_ms()))
 
         patience_s = self.settings.times.peer_s
         expires_ms = peer.connection.remote_expiry(int(patience_s * 1000))
@@ -312,8 +313,8 @@ class NodeServer(Member):
         if now - self._last_sync >= self.settings.times.sync_s and self.vault.wants_sync:
             self._sync()
         self.proving.on_tick(self._unreachable(), now)
-        if not self._keeping and not self.vault.is_kept(self.view):
-            self._keeping = True
+        if now >= self._keep_from and not self._keeping and not self.vault.is_kept(self.view):
+            self._keeping, self._keep_from = True, now + KEEP_EVERY_S
             self.spawn(self._keep_view())
         if self._snapshot is None:
             if self.vault.wants_snapshot(self.node.replica.maps):

@@ -342,7 +342,9 @@ class StorageNode(Gossiper):
             self.directory[node],
             effect.message,
             self.settings.times.peer_s,
-            lambda reply: self._perform(self.node.on_peer(node, effect.message, reply)),
+            lambda reply: self._perform(
+                self.node.on_peer(node, effect.message, reply, self.mono_ms)
+            ),
             effect.epoch,
         )
 

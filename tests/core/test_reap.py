@@ -8,6 +8,7 @@ import pytest
 
 from dynamo_ray.core.messages import Code, Merge, Merged, Persist, Refused
 from dynamo_ray.core.node import Answer, Node, ToPeer
+from dynamo_ray.core.pace import Allowance
 from dynamo_ray.core.reap import EFFORT_A_TICK, KEYS_A_SLICE
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member, Ring
@@ -36,9 +37,8 @@ def node(me: bytes = A, **held: bytes) -> Node:
     owned = frozenset({0}) if me in RING.owners(0) else frozenset[int]()
     made = Node(Replica(me, SETTINGS, maps, owned), SETTINGS, placement(RING, SETTINGS))
     alone = Ring(1, 1, (Member(me, "me"),), (me,))
-    made.sync = Sync(
-        made.replica, Rounds(me, alone, TIMES.repair_s), 1
-    )  # which has nobody to compare with
+    nobody = Rounds(me, alone, TIMES.repair_s)
+    made.sync = Sync(made.replica, nobody, Allowance(1, 1.0))
     made.on_incarnation(incarnation(1))
     return made
 
