@@ -184,7 +184,7 @@ class World:
         self.sent.append((effect.node, effect.message))
         self.on_sent(effect.message)
         if isinstance(effect.message, self.lost):
-            return [(at, self.nodes[at].on_peer(effect.node, effect.message, None))]
+            return [(at, self.nodes[at].on_peer(effect.node, effect.message, None, self.now_ms))]
         to = at, effect.node, effect.message
         other = self.nodes[effect.node]
         out = other.on_request(to, effect.message, 0, self.now_ms, 0, effect.epoch)
@@ -196,7 +196,7 @@ class World:
             return []
         asker, _, request = effect.to
         reply = None if isinstance(effect.message, self.muted) else effect.message
-        return [(asker, self.nodes[asker].on_peer(at, request, reply))]
+        return [(asker, self.nodes[asker].on_peer(at, request, reply, self.now_ms))]
 
     def _publish(self, at: bytes, effect: Publish) -> list[tuple[bytes, list[Any]]]:
         is_durable = at not in self.full

@@ -13,6 +13,7 @@ from dynamo_ray.core.upkeep import Compare, Offer, Offered, Seal, Sealed
 from tests.core.moving import (
     ALONE,
     SHARED,
+    TICK_MS,
     TWO,
     A,
     B,
@@ -91,6 +92,22 @@ def test_while_much_is_sent_it_is_compared_again_before_it_closes() -> None:
     assert seen == [(0, False), (len(MANY), False), (len(MANY), True)]
     assert at.disks[B][0] == MANY
     assert at.kinds[0] == "Offer" and at.kinds.count("Offer") == at.kinds.count("Seal") == 1
+
+
+def test_where_nodes_are_busy_copying_rests_and_a_closed_partition_does_not() -> None:
+    """Clients come first, but for what keeps them from writing."""
+    at = World(ALONE, {A: [dict(MANY)]}, wishes=TO_B)
+    sent: dict[bool, list[int]] = {False: [], True: []}
+
+    def busy(message: Any) -> None:
+        sent[bool(at.nodes[A].handover.closed)].append(at.now_ms)
+        at.now_ms += 100  # so long each answer takes
+
+    at.on_sent = busy
+    at.run(400)
+    assert at.published == [(A, {0: Slot(1, B)})]
+    spans = {is_closed: (of[-1] - of[0]) / (len(of) - 1) for is_closed, of in sent.items()}
+    assert spans[False] > 500 and spans[True] < 100 + 2 * TICK_MS
 
 
 def test_what_is_written_meanwhile_goes_too() -> None:
