@@ -32,6 +32,10 @@ class Comparison:
 class Turns(Protocol):
     """Who says what is compared next, and is told when that has ended."""
 
+    @property
+    def is_waited_for(self) -> bool:
+        """True if it is not to rest now: somebody waits for a turn, or is kept from writing."""
+
     def next(self) -> Turn | None:
         """The turn that is due."""
 

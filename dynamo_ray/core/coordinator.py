@@ -265,7 +265,7 @@ class Coordinator:
         if tracked:
             self._calls[call] = operation
             operation.calls[call] = asked
-        operation.reached.add(asked.node)
+        operation.on_sent(asked)
         timeout_s = max(0.0, operation.deadline - now)
         message = asked.part.message
         if isinstance(message, Merge):

@@ -10,9 +10,10 @@
 Until the receiver has fsynced everything this node alone is the owner and serves: nobody is on the
 new ring before that. While it is closed, for some tenths of a second, a partition takes no writes
 here; other owners and stand-ins do, and reads go on. What the receiver holds beside it, for others,
-does no harm: it must hold all that this node holds, not the same. A comparison at a time, with a
-budget of bytes per second. If either side ends, the next start begins again with what is there: a
-wish is a part of the view, and what was sent is compared, not sent again.
+does no harm: it must hold all that this node holds, not the same. A comparison at a time, with an
+allowance of bytes and time; where more is written than is sent so, the next one does not rest. If
+either side ends, the next start begins again with what is there: a wish is a part of the view, and
+what was sent is compared, not sent again.
 
 What this node inherited (core/inheriting.py) it publishes, too, and is closed until then.
 """
@@ -20,14 +21,13 @@ What this node inherited (core/inheriting.py) it publishes, too, and is closed u
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from dynamo_ray.core.agreeing import Exchange
 from dynamo_ray.core.inheriting import Inheriting
 from dynamo_ray.core.membership import Slot, View, Wish
 from dynamo_ray.core.messages import Effect, Send
+from dynamo_ray.core.move import Moving, Step
 from dynamo_ray.core.pace import TRANSFER_SHARE, Allowance
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.rounds import Turn
@@ -52,32 +52,6 @@ class Publish:
 Out = Effect | Publish | Exchange
 
 
-class Step(Enum):
-    """Where a move is."""
-
-    OFFERING = 1
-    COPYING = 2
-    CLOSING = 3
-    FINISHING = 4
-    SEALING = 5
-    PUBLISHING = 6
-
-
-@dataclass(slots=True)
-class Moving:
-    """The slot that is on its way, and to whom."""
-
-    slot: int
-    partition: int
-    wish: Wish
-    step: Step = Step.OFFERING
-    token: bytes = b""
-    sent_before: int = 0
-    last_sent: int | None = None
-    closed_ms: int = 0
-    closed_at: int | None = None  # position in the log's queue
-
-
 class Handover:
     """The machine of one node that gives slots away, one at a time."""
 
@@ -91,6 +65,7 @@ class Handover:
         self._taken_back: dict[int, Slot] = {}
         self._inheriting = Inheriting(replica.node)
         self._waits: dict[int, int] = {}
+        self._hurried: set[int] = set()
         self._current: Moving | None = None
         self._question: Any = None
         self._publishing: Mapping[int, Slot] = {}
@@ -166,7 +141,10 @@ class Handover:
             return []
         self._given += is_durable
         self._fail(current)
-        return self._offer_next()
+        if not is_durable:
+            return self._offer_next()
+        self._hurried.discard(current.slot)
+        return [Exchange(current.wish.receiver), *self._offer_next()]
 
     def status(self, name: Callable[[bytes], str]) -> dict[str, Any]:
         """What moves and what is left to move, for people."""
@@ -188,8 +166,14 @@ class Handover:
         current = self._current
         if current is None or current.step not in (Step.COPYING, Step.FINISHING):
             return None
-        is_closed = current.step is Step.FINISHING
-        return Turn(current.partition, current.wish.receiver, True, is_closed)
+        return Turn(current.partition, current.wish.receiver, True, False)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """True while a partition is closed, or is written faster than it is sent with rests."""
+        current = self._current
+        is_closed = current is not None and current.step is Step.FINISHING
+        return current is not None and (is_closed or current.slot in self._hurried)
 
     def on_end(self, turn: Turn, began_ms: int, is_done: bool) -> None:
         """A comparison has ended: close, compare again, or begin anew."""
@@ -203,14 +187,16 @@ class Handover:
             else:
                 self._fail(current)
         elif current.step is Step.COPYING:
-            before = current.last_sent
-            is_near = sent <= NEAR_KEYS or (before is not None and before < 2 * sent)
+            before, is_hurried = current.last_sent, current.slot in self._hurried
+            shrinks = before is None or before >= 2 * sent
             if not is_done:
                 self._fail(current)
-            elif is_near:
+            elif sent <= NEAR_KEYS or (is_hurried and not shrinks):
                 self._close(current)
             else:
-                current.last_sent = sent
+                if not shrinks:
+                    self._hurried.add(current.slot)
+                current.last_sent = sent if shrinks else None
                 current.sent_before = self._sync.keys_sent
 
     # ---- steps

@@ -23,19 +23,17 @@ class Failed:
 
 
 class Joint:
-    """The parts of one message that are on their way, and the `nodes` that had any of them."""
+    """The parts of one message that are on their way."""
 
-    __slots__ = ("_ends", "_open", "nodes", "send")
+    __slots__ = ("_ends", "_open", "send")
 
     def __init__(self, send: Send) -> None:
         self.send = send
-        self.nodes: set[bytes] = set()
         self._open = 1
         self._ends: list[tuple[Part, Any]] = []
 
     def on_parted(self, parts: Sequence[Part]) -> None:
         """The whole, or a part that was refused, goes on in these parts."""
-        self.nodes.update(part.node for part in parts)
         self._open += len(parts) - 1
 
     def on_end(self, part: Part, end: Any) -> Any:

@@ -51,7 +51,8 @@ class Fact:
 
     def to_row(self) -> list[Any]:
         """The fact as plain values, for the wire and for JSON-like files."""
-        where = [self.name, self.host, self.port, self.zone, self.weight, self.machine]
+        # A founder's weight is what somebody wrote, 1 perhaps: the same for all who are told.
+        where = [self.name, self.host, self.port, self.zone, float(self.weight), self.machine]
         return [self.incarnation, self.revision, self.member, self.role, *where]
 
 

@@ -47,7 +47,8 @@ class Operation:
     After `end` nothing of it is sent any more, nor done by who gets it: a coordinator that was
     stopped for long must not wake up with what the others have forgotten since (rule 12).
     `expected` are the nodes that were suspected when it began: its route makes allowance for them.
-    `ring` is the one that it began with, and `reached` are the nodes that had some part in it.
+    `ring` is the one that it began with. `reached` has the nodes that were asked for anything, and
+    in whose places: what a node holds in one's place must not count again in another's.
     """
 
     __slots__ = (
@@ -83,28 +84,29 @@ class Operation:
         self.expected = expected
         self.ring = ring
         self.lingers = False
-        self.reached: set[bytes] = set()
+        self.reached: dict[bytes, set[bytes]] = {}
         self.calls: dict[int, Call] = {}
 
     def parts(self, send: Send, ring: Ring) -> list[Part]:
         """All of it to whom it is meant for, unless the ring has changed since it began."""
         if ring is not self.ring:
             parts = rerouted(ring, self.group.owners, send.node, send.message)
-            if parts and self.reached.isdisjoint(_held_by(parts) - _held_by([send])):
+            if parts and self._is_free(parts, send):
                 return parts
         return [Part(None, send.node, send.message, self.group.epoch)]
 
     def again(self, asked: Call, ring: Ring, suspected: frozenset[bytes]) -> list[Part] | None:
         """The parts in which a refused message may go on; None if it is over with it."""
-        send, joint = asked.send, asked.joint
+        send = asked.send
         if asked.tries >= TRIES:
             return None
         parts = rerouted(ring, self.group.owners, send.node, send.message, asked.part.rows)
         nodes = {part.node for part in parts or ()}
-        others = _held_by(parts or ()) - _held_by([send]) - {asked.node}
-        if joint is not None:
-            others -= joint.nodes  # they were reached with other keys of the same
-        return parts if suspected.isdisjoint(nodes) and self.reached.isdisjoint(others) else None
+        return parts if suspected.isdisjoint(nodes) and self._is_free(parts or (), send) else None
+
+    def on_sent(self, asked: Call) -> None:
+        """A node is asked, in the place of the one that the machine meant."""
+        self.reached.setdefault(asked.node, set()).add(asked.send.node)
 
     def on_end(self, asked: Send, message: Any) -> list[Effect]:
         """A node's answer, or Failed, as an event of the machine; the wrong kind is a failure."""
@@ -123,6 +125,11 @@ class Operation:
         elif isinstance(message, Fetched):
             return machine.on_fetched(node, message)
         return machine.on_failure(node, True, asked.message)
+
+    def _is_free(self, parts: Sequence[Part], send: Send) -> bool:
+        """True if nobody who gets a copy this way has been asked for one in another's place."""
+        others = _held_by(parts) - _held_by([send])
+        return all(self.reached.get(node, set()) <= {send.node} for node in others)
 
     def gather(self, outcome: PutOutcome | GetOutcome, wall_ms: int) -> Any:
         """Its part of the request's reply; the reply, if it was the last part."""

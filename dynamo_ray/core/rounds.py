@@ -26,7 +26,7 @@ AGAIN_S = 10.0
 
 
 class Turn(NamedTuple):
-    """One partition to compare with one other owner; `leads` as above, `demanded` if waited for."""
+    """One partition to compare with one other owner; `leads` as above, `demanded` by command."""
 
     partition: int
     node: bytes
@@ -90,6 +90,12 @@ class Rounds:
     def demanded(self) -> int:
         """How many comparisons that were asked for by command are left."""
         return sum(len(other.demanded) for other in self._others.values())
+
+    @property
+    def is_waited_for(self) -> bool:
+        """True while something that was asked for by command is not done."""
+        queued = any(other.demanded for other in self._others.values())
+        return queued or any(turn.demanded for turn in self._taken)
 
     def status(self) -> dict[str, Any]:
         """How it stands, for people. `round_s`: all was compared within so long."""

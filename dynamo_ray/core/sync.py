@@ -41,7 +41,7 @@ PAGE_BYTES = 128 * 1024
 class Sync:
     """The machine of one node's comparisons with other nodes, of which `turns` says the order.
 
-    A turn that is `demanded` is waited for: it takes the time that it needs. A copy that is not
+    While somebody waits for its turns they take the time that they need. A copy that is not
     complete is compared with in vain, unless it `may_lack`.
     """
 
@@ -119,7 +119,7 @@ class Sync:
         self._now_ms = max(self._now_ms, now_ms)
         while self._question is None:
             current = self._current = self._current or self._next_turn()
-            if current is None or not self._allowance.is_enough(current.turn.demanded):
+            if current is None or not self._allowance.is_enough(self._turns.is_waited_for):
                 break
             partition = current.turn.partition
             if partition in self._replica.doubted:

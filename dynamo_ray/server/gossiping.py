@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
+from dynamo_ray.core.encoding import to_fields
 from dynamo_ray.core.gossip import FAN_OUT, Digests, Gossip, Known
 from dynamo_ray.core.kinds import DIGESTS, HEARD, KNOWN, NEWS
 from dynamo_ray.core.membership import View, view_from
@@ -17,6 +18,7 @@ from dynamo_ray.wire.peers import Peer
 
 EVERY_S = 1.0
 TELL_S = 5.0
+UNREADABLE = Refused(Code.BAD_REQUEST, "what is told as news is no view")
 STRANGER = Refused(Code.FORBIDDEN, "only members of the cluster tell each other what they know")
 
 _log = logging.getLogger("dynamo_ray.server")
@@ -92,12 +94,14 @@ class Gossiping:
     def handle(self, connection: Any, call: int, kind: int, fields: list[Any]) -> None:
         """Another member tells news or shows its digests."""
         if connection.role != PEER:
-            connection.reply(call, Refused.KIND, (int(STRANGER.code), STRANGER.text))
+            connection.reply(call, Refused.KIND, to_fields(STRANGER))
         elif kind == NEWS:
             view = _view(fields[0]) if len(fields) == 1 else None
-            if view is not None:
+            if view is None:
+                connection.reply(call, Refused.KIND, to_fields(UNREADABLE))
+            else:
                 self._learn(view)
-            connection.reply(call, HEARD, ())
+                connection.reply(call, HEARD, ())
         else:
             shown = fields[0] if len(fields) == 1 and type(fields[0]) is bytes else b""
             known = self._machine.on_digests(Digests(shown))

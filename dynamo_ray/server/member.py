@@ -113,7 +113,7 @@ class Member:
     def on_told(self, node: bytes, view: View | None) -> None:
         """An exchange with a node has ended: it knows `view` by now, or did not answer (None).
 
-        What it knows was learnt.
+        What it knows was learnt. Of `view` it may lack facts of nodes that have come to their end.
         """
 
     def status(self) -> dict[str, Any]:

@@ -73,6 +73,12 @@ class Plan:
         return self.newcomers > 0 or bool(self.faults.intersection(CHANGES))
 
     @property
+    def work_us(self) -> int:
+        """How long a client needs at most, all of whose operations run out of time."""
+        longest_ms = max(self.timeout_ms, int(self.timeout_max_s * 1000)) * (self.repeats + 1)
+        return self.operations * (longest_ms * 1000 + self.think_us)
+
+    @property
     def reaps(self) -> bool:
         """True if what is dead is reaped within such a run."""
         return self.grace_s < 60

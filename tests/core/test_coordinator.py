@@ -506,6 +506,38 @@ def test_one_copy_is_never_counted_twice() -> None:
     assert to_client(reply(at, other, Merged()))
 
 
+def test_nor_if_it_takes_a_hint_before_it_knows_that_it_is_an_owner() -> None:
+    """Asked for one owner's slot it has not heard of, it stands in for another, and hears then."""
+    at, given = coordinator(w=3), ring_with(OWNERS[0], SPARES[0], OWNERS[2])
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    second, _ = reply(at, mint, MINTED)
+    reply(at, second, OTHER)
+    (other,) = exchanged(at, OWNERS[1], given)
+    assert reply(at, other, OTHER) == [Exchange(SPARES[0])]
+    gone = frozenset({OWNERS[2]})
+    (stand_in,) = at.on_suspected(gone, gone, 0.1, WALL)
+    assert (stand_in.node, stand_in.epoch) == (SPARES[0], mint.epoch)
+    assert to_client(reply(at, stand_in, Merged())) == []
+    (elsewhere,) = exchanged(at, SPARES[0], given)
+    assert elsewhere.node == SPARES[1] and elsewhere.message.hint_for == OWNERS[1]
+    assert to_client(reply(at, elsewhere, Merged()))
+
+
+def test_who_refused_to_mint_in_an_owners_place_may_take_the_copy_in_that_place() -> None:
+    at = coordinator(w=3)
+    (mint,) = ask(at, replace(put_of(keys=[b"k"]), strict=True))
+    reply(at, mint, OTHER)
+    (again,) = exchanged(at, OWNERS[0])
+    assert again.node == SPARES[0]
+    (mint,) = reply(at, again, Refused(Code.NOT_READY))
+    assert mint.node == OWNERS[1]
+    merges = reply(at, mint, MINTED)
+    assert [merge.node for merge in merges] == [SPARES[0], OWNERS[2]]
+    reply(at, merges[0], Merged())
+    (done,) = to_client(reply(at, merges[1], Merged()))
+    assert isinstance(done, PutDone) and not done.failures
+
+
 def test_a_present_owner_that_is_suspected_is_not_waited_for() -> None:
     at = coordinator()
     (mint,) = ask(at, put_of(keys=[b"k"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_ray.core.gossip import BUCKETS, FAN_OUT, WIDTH, Digests, Gossip, Known, News, lacked
-from dynamo_ray.core.membership import Slot, View, Wish, merge_views
+from dynamo_ray.core.membership import Slot, View, Wish, merge_views, view_from
 from tests.core.test_membership import fact, views
 
 A, B, C = (letter * 8 for letter in (b"a", b"b", b"c"))
@@ -64,6 +65,14 @@ def test_digests_hang_on_what_is_known_and_not_on_how_it_was_learnt(learnt: list
         assert talker.machine.digests == Gossip(talker.view).digests
         found.add(talker.machine.digests)
     assert len(found) == 1
+
+
+def test_who_was_told_over_the_wire_agrees_with_who_wrote_it() -> None:
+    """A founder has its weight as it was given, and all others as a number of the wire."""
+    written = replace(fact("a"), weight=1)
+    view = View().with_facts([written])
+    assert type(next(iter(view.facts.values())).weight) is int, "or this shows nothing"
+    assert Gossip(view).digests == Gossip(view_from(view.to_rows())).digests
 
 
 @given(views, views)

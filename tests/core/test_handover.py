@@ -8,7 +8,7 @@ import pytest
 
 from dynamo_ray.core.handover import AGAIN_MS, CLOSED_MS_MAX, NEAR_KEYS
 from dynamo_ray.core.membership import Slot, View
-from dynamo_ray.core.messages import Code, Fetch, Fetched, Merge, Merged, Minted, Refused
+from dynamo_ray.core.messages import Code, Fetch, Fetched, Merge, Merged, Mint, Minted, Refused
 from dynamo_ray.core.upkeep import Compare, Offer, Offered, Seal, Sealed
 from tests.core.moving import (
     ALONE,
@@ -108,6 +108,30 @@ def test_where_nodes_are_busy_copying_rests_and_a_closed_partition_does_not() ->
     assert at.published == [(A, {0: Slot(1, B)})]
     spans = {is_closed: (of[-1] - of[0]) / (len(of) - 1) for is_closed, of in sent.items()}
     assert spans[False] > 500 and spans[True] < 100 + 2 * TICK_MS
+
+
+def test_what_is_written_faster_than_it_is_sent_with_rests_moves_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else it is closed with so much left that it must be opened again, for ever."""
+    monkeypatch.setattr("dynamo_ray.core.handover.CLOSED_MS_MAX", 300)
+    names = sorted(keys(1000))
+    at = World(ALONE, {A: [keys(1000)]}, wishes=TO_B)
+
+    def busy(message: Any) -> None:
+        at.now_ms += 40
+
+    at.on_sent = busy
+    written = 0
+    while not at.published:
+        for _ in range(30):
+            written += 1
+            key, put_id = names[written % len(names)], written.to_bytes(16, "big")
+            at.ask(A, Mint([key], [0], [b"%d" % written], [None], [put_id], [0], b""))
+        at.tick()
+        assert at.now_ms < 60_000
+    assert at.kinds.count("Offer") == 1, "and is closed once"
+    assert at.disks[B][0] == at.disks[A][0]
 
 
 def test_what_is_written_meanwhile_goes_too() -> None:

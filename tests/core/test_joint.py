@@ -84,7 +84,6 @@ def test_a_part_may_part_again() -> None:
     joint.on_parted([FIRST, SECOND])
     parts = [Part([row], b"C" * 8, None, b"") for row in (0, 2)]
     joint.on_parted(parts)
-    assert joint.nodes == {b"A" * 8, b"B" * 8, b"C" * 8}
     assert joint.on_end(parts[1], Fetched([b"3"])) is None
     assert joint.on_end(SECOND, Fetched([b"2"])) is None
     assert joint.on_end(parts[0], Fetched([b"1"])) == Fetched([b"1", b"2", b"3"], True)

@@ -28,7 +28,7 @@ def merge_for(hint_for: bytes = b"") -> Merge:
 def operation(before: Ring, *reached: bytes) -> Operation:
     group = cast(Any, SimpleNamespace(machine=None, owners=OLD, epoch=before.epoch_of(0)))
     made = Operation("client", cast(Any, None), group, 1.0, 2.0, frozenset(), before)
-    made.reached.update(reached)
+    made.reached.update({node: {node} for node in reached})
     return made
 
 

@@ -110,6 +110,20 @@ def test_by_command_at_once_and_only_with_whom_is_there() -> None:
     assert (of.demanded, of.failed) == (0, 2)
 
 
+def test_what_was_asked_for_by_command_is_waited_for_until_it_has_ended() -> None:
+    of = rounds()
+    assert not of.is_waited_for
+    of.on_demand([3], NOBODY)
+    assert of.is_waited_for, "also while another comparison is under way"
+    turns = []
+    while (turn := of.next()) is not None:
+        turns.append(turn)
+    assert turns and of.is_waited_for
+    for turn in turns:
+        of.on_end(turn, 0, True)
+    assert not of.is_waited_for
+
+
 def test_a_demanded_comparison_that_fails_is_counted_and_not_repeated() -> None:
     of = rounds()
     taken(of, QUIET_MS)

@@ -122,7 +122,8 @@ def test_a_client_teaches_nobody_what_the_cluster_is(tmp_path: Path) -> None:
                 client.close()
             peer = await caller(cluster, "n1", peer_of(cluster))
             for strange in ((), (b"x",), ([[1], [], [], []],)):
-                assert await peer.request(NEWS, strange, 2.0) == (HEARD, [])
+                assert await refusal(peer, NEWS, strange) == Code.BAD_REQUEST
+            assert await peer.request(NEWS, (view.to_rows(),), 2.0) == (HEARD, [])
             kind, fields = await peer.request(DIGESTS, (7,), 2.0)
             assert kind == KNOWN and view_from(fields[1]) == cluster.nodes["n1"].view
             assert not cluster.nodes["n1"].view.ends

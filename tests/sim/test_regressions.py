@@ -205,6 +205,21 @@ def test_power_lost_on_the_way_of_an_answer_is_not_a_broken_quorum(seed: int) ->
     assert run_seed(seed).ok
 
 
+def test_a_read_in_the_middle_of_a_reap_is_not_the_end() -> None:
+    """The last read fetched a tombstone from owners that let go of it a moment later, and repaired
+    the one that already had: for a while it alone held it. Reaping again is part of the plan.
+    """
+    assert run_seed(2840).ok
+
+
+def test_a_client_all_of_whose_puts_run_out_of_time_comes_to_its_end() -> None:
+    """With W = N and one message of seven lost, sixty puts took longer than two minutes.
+
+    The run called that a client that never ended.
+    """
+    assert run_seed(4720).ok
+
+
 def _replica(name: bytes, settings: Settings) -> Replica:
     replica = Replica(name, settings, [{}], frozenset())
     replica.on_incarnation(b"an incarnation")
