@@ -3,7 +3,8 @@
     ┌ head ──────┐ ┌ m1 ────────┐ ┌ m2 ────────┐     a host is a set of Linux namespaces: its init
     │ 192.0.2.10 │ │ 192.0.2.11 │ │ 192.0.2.12 │     is the process 1 in it, and all in it ends with
     └─────┬──────┘ └─────┬──────┘ └─────┬──────┘     that; /tmp, the home and /var/lib are folders
-          └── switch: a bridge in a network namespace of its own, from which nothing leads out
+          └── switch: a bridge in a network namespace of its own, from which nothing leads out;
+              beside it another one, for hosts that are split from the rest
 
 So addresses and paths are those of a real host, as cluster.yaml has them, nothing reaches this
 machine's own network, and what runs in a host cannot see, or end, a process elsewhere.
@@ -191,8 +192,16 @@ class Host:
         """It is reached again."""
         self._wire("up")
 
-    def _wire(self, state: str) -> None:
-        _ran(["nsenter", "-t", str(self.switch), "-n", "ip", "link", "set", self.name, state])
+    def split_off(self) -> None:
+        """It is reached only by those that are split off, too."""
+        self._wire("master", "beside")
+
+    def rejoin(self) -> None:
+        """It is with the rest again."""
+        self._wire("master", "switch")
+
+    def _wire(self, *state: str) -> None:
+        _ran(["nsenter", "-t", str(self.switch), "-n", "ip", "link", "set", self.name, *state])
 
     def power_off(self) -> None:
         """All of it ends at once, its network too."""
@@ -215,8 +224,9 @@ def switched(folder: Path, addresses: dict[str, str]) -> Iterator[dict[str, Host
         while not (inner := _child(switch.pid)) or _command(inner) != "sleep":
             time.sleep(0.02)
         inside = ["nsenter", "-t", str(inner), "-n", "ip", "link"]
-        _ran([*inside, "add", "switch", "type", "bridge"])
-        _ran([*inside, "set", "switch", "up"])
+        for bridge in ("switch", "beside"):
+            _ran([*inside, "add", bridge, "type", "bridge"])
+            _ran([*inside, "set", bridge, "up"])
         for name, address in addresses.items():
             hosts[name] = Host(name, address, folder / name, inner)
         yield hosts

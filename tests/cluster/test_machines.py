@@ -6,6 +6,7 @@ What the commands of cluster.yaml begin is used as the pages say, by the command
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -42,16 +43,40 @@ def wait(condition: Callable[[], Any], timeout_s: float, what: str) -> float:
 
 def under_load(carts: Machines, act: Callable[[], Any], host: str = "head") -> dict[str, Any]:
     """What a client on that host was told while it happened."""
-    line = f"cd {ROOT} && python -m tests.cluster.load {LASTS_S} {time.monotonic_ns()}"
-    command = carts.hosts[host].command(line)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
-        assert client.stdout is not None
-        assert client.stdout.readline() == "ready\n"
+    [told] = all_under_load(carts, act, host)
+    return told
+
+
+def all_under_load(carts: Machines, act: Callable[[], Any], *hosts: str) -> list[dict[str, Any]]:
+    """The same for clients on several hosts."""
+    clients = [_client(carts, host) for host in hosts]
+    try:
+        for client in clients:
+            assert client.stdout is not None
+            assert client.stdout.readline() == "ready\n"
         time.sleep(1.0)
         act()
-        told: dict[str, Any] = json.loads(client.communicate(timeout=LASTS_S + 60)[0])
-    print({**told, "lost": len(told["lost"])})
+        told = [json.loads(c.communicate(timeout=LASTS_S + 60)[0]) for c in clients]
+    finally:
+        for client in clients:
+            client.kill()
+            client.communicate()
+    print([{**one, "lost": len(one["lost"])} for one in told])
     return told
+
+
+def _client(carts: Machines, host: str) -> subprocess.Popen[str]:
+    line = f"cd {ROOT} && python -m tests.cluster.load {LASTS_S} {time.monotonic_ns()}"
+    command = carts.hosts[host].command(line)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def profile(carts: Machines, host: str) -> None:
+    """Let clients on that host find the cluster."""
+    known = carts.head.folder / "home/.dynamo_ray/clusters/carts.json"
+    there = carts.hosts[host].folder / "home/.dynamo_ray/clusters"
+    there.mkdir(parents=True)
+    (there / "carts.json").write_text(known.read_text())
 
 
 def is_whole(carts: Machines) -> bool:
@@ -135,12 +160,32 @@ def test_a_machine_is_cut_off_for_a_while(carts: Machines) -> None:
     assert wait(lambda: is_whole(carts), 60, "a whole cluster") < 30
 
 
+def test_the_machines_are_split_in_two(carts: Machines) -> None:
+    """Two of three storage nodes on one side: there W is reached, and on the other side it is not.
+
+    The head, and with it the GCS, is with the one.
+    """
+    away = [carts.hosts["m2"], carts.hosts["m3"]]
+    profile(carts, "m2")
+
+    def split() -> None:
+        for host in away:
+            host.split_off()
+        time.sleep(LASTS_S / 2)
+        for host in away:
+            host.rejoin()
+
+    lesser, greater = all_under_load(carts, split, "head", "m2")
+    assert greater["failed"] == [] and greater["gap_s"] < GAP_S, greater
+    assert lesser["puts"] and lesser["failed"], lesser
+    assert all(re.match("Unavailable|OperationTimeout", one) for one in lesser["failed"]), lesser
+    assert greater["lost"] == lesser["lost"] == []
+    assert wait(lambda: is_whole(carts), 60, "a whole cluster") < 30
+
+
 def test_the_head_crashes_and_is_started_again(carts: Machines) -> None:
     """Its GCS is on disk: nothing else has to be started again, and the cluster is found."""
-    profile = carts.head.folder / "home/.dynamo_ray/clusters/carts.json"
-    there = carts.hosts["m1"].folder / "home/.dynamo_ray/clusters"
-    there.mkdir(parents=True)
-    (there / "carts.json").write_text(profile.read_text())
+    profile(carts, "m1")
     pids = {node["name"]: node["pid"] for node in carts.status()["nodes"]}
 
     def crash() -> None:
