@@ -15,7 +15,7 @@ seeds ?= 20000
 help:
 	@echo 'make demo    start a small cluster, break it, and show that nothing is lost'
 	@echo 'make test    style, types and all tests, with real Ray actors (slow ones left out)'
-	@echo 'make check   style, types and the tests that need no Ray, on all cores: about two minutes'
+	@echo 'make check   style, types and the tests that need no Ray, on all cores: about six minutes on two cores'
 	@echo 'make bench   measure, and compare with what else could be used'
 	@echo 'make chaos   kill, stop, reset and cut off what runs, the GCS too, under load: ten minutes'
 	@echo 'make cluster-test  the Ray cluster of cluster.yaml, on hosts in namespaces (root)'
