@@ -17,7 +17,7 @@ from statistics import median
 
 import msgpack
 
-from dynamo_ray.core.gossip import FAN_OUT, Gossip
+from dynamo_ray.core.gossip import FAN_OUT, Gossip, Known, News
 from dynamo_ray.core.membership import NODE_ROLE, Fact, Slot, View, merge_views
 
 SIZES = (10, 30, 100, 300, 1000)
@@ -37,17 +37,14 @@ class Talker:
             self.view = merged
             self.machine.on_view(merged)
 
-    def exchange(self, other: Talker) -> int:
-        """Both know what either knew; how many bytes travelled."""
-        shown = self.machine.digests
-        known = other.machine.on_digests(shown)
+    def exchange(self, other: Talker) -> tuple[Known, News | None]:
+        """Both know what either knew; the answer and the news that travelled."""
+        known = other.machine.on_digests(self.machine.digests)
         self.learn(known.view)
         news = self.machine.on_known(known)
-        sent = len(msgpack.packb((shown.digests, known.buckets, known.view.to_rows())))
         if news is not None:
             other.learn(news.view)
-            sent += len(msgpack.packb(news.view.to_rows()))
-        return sent
+        return known, news
 
 
 def founded(count: int) -> View:
@@ -71,7 +68,10 @@ def rounds(view: View, chance: random.Random, fan_out: int, loss: float) -> tupl
             if chance.random() >= loss:
                 one.exchange(chance.choice(everybody))
         if all(one.view == everybody[0].view for one in everybody):
-            return number, everybody[0].exchange(everybody[-1])
+            shown = everybody[0].machine.digests
+            known, _ = everybody[0].exchange(everybody[-1])
+            idle = (shown.digests, known.buckets, known.view.to_rows())
+            return number, len(msgpack.packb(idle))
     raise SystemExit(f"not all of {len(everybody)} know after {ROUNDS_MAX} rounds")
 
 

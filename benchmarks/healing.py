@@ -12,13 +12,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import shutil
-import tempfile
 import time
-from pathlib import Path
 
 import dynamo_ray
-from benchmarks.joining import load
+from benchmarks.joining import five_nodes, load
 from dynamo_ray.connecting import credentials_of
 from dynamo_ray.core.ring import partition_of
 from dynamo_ray.verifying import Verified, verify
@@ -74,13 +71,8 @@ def main() -> None:
     parser.add_argument("--differ", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    folder = tempfile.mkdtemp(prefix="drh", dir="/tmp")
-    os.environ["DYNAMO_RAY_HOME"] = folder
-    try:
-        with dynamo_ray.start("healing", nodes=5, data_dir=Path(folder) / "nodes") as cluster:
-            asyncio.run(measure(given, cluster))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with five_nodes("healing") as cluster:
+        asyncio.run(measure(given, cluster))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -36,6 +37,18 @@ class Window:
     p99_ms: float
     per_s: float
     failed: int
+
+
+@contextmanager
+def five_nodes(name: str) -> Iterator[dynamo_ray.Cluster]:
+    """A cluster in a Ray and a folder of its own; both are gone in the end."""
+    folder = tempfile.mkdtemp(prefix="drb", dir="/tmp")
+    os.environ["DYNAMO_RAY_HOME"] = folder
+    try:
+        with dynamo_ray.start(name, nodes=5, data_dir=Path(folder) / "nodes") as cluster:
+            yield cluster
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def load(client: Any, keys: list[str], value: bytes) -> None:
@@ -108,13 +121,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
     given = parser.parse_args()
-    folder = tempfile.mkdtemp(prefix="drj", dir="/tmp")
-    os.environ["DYNAMO_RAY_HOME"] = folder
-    try:
-        with dynamo_ray.start("joining", nodes=5, data_dir=Path(folder) / "nodes") as cluster:
-            asyncio.run(measure("joining", given, cluster))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with five_nodes("joining") as cluster:
+        asyncio.run(measure("joining", given, cluster))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from dynamo_ray.core.pace import NEVER
 from dynamo_ray.core.ring import Ring
 
-NEVER = -(1 << 62)
 QUIET_S = 2.0  # after it came back, before it is compared with: its hints go home meanwhile
 AGAIN_S = 10.0
 

@@ -28,9 +28,8 @@ from typing import Any
 from dynamo_ray.core.comparison import Comparison, Turns
 from dynamo_ray.core.merkle import BUCKETS_A_BRANCH, WIDTH, differing, root_of
 from dynamo_ray.core.messages import Code, Effect, Fetch, Fetched, Merge, Merged, Refused, Send
-from dynamo_ray.core.pace import Allowance
+from dynamo_ray.core.pace import NEVER, Allowance
 from dynamo_ray.core.replica import Replica
-from dynamo_ray.core.rounds import NEVER
 from dynamo_ray.core.upkeep import Compare, Compared, Descend, Descended, Enumerate, Enumerated
 from dynamo_ray.core.version import HASH_BYTES, digest
 

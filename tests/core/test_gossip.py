@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.gossip import Talker
 from dynamo_ray.core.gossip import BUCKETS, FAN_OUT, WIDTH, Digests, Gossip, Known, News, lacked
 from dynamo_ray.core.membership import Slot, View, Wish, merge_views, view_from
 from tests.core.test_membership import fact, views
@@ -17,29 +18,6 @@ from tests.core.test_membership import fact, views
 A, B, C = (letter * 8 for letter in (b"a", b"b", b"c"))
 FOUNDED = View().with_facts([fact("a"), fact("b"), fact("c")])
 MANY = merge_views(FOUNDED, View(slots={slot: Slot(1, A) for slot in range(300)}))
-
-
-class Talker:
-    """A member: a machine and what it knows."""
-
-    def __init__(self, view: View) -> None:
-        self.view = view
-        self.machine = Gossip(view)
-
-    def learn(self, view: View) -> None:
-        merged = merge_views(self.view, view)
-        if merged is not self.view:
-            self.view = merged
-            self.machine.on_view(merged)
-
-    def exchange(self, other: Talker) -> tuple[Known, News | None]:
-        """As a shell does it; what travelled."""
-        known = other.machine.on_digests(self.machine.digests)
-        self.learn(known.view)
-        news = self.machine.on_known(known)
-        if news is not None:
-            other.learn(news.view)
-        return known, news
 
 
 def size(view: View) -> int:

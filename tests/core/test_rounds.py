@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dynamo_ray.core.pace import NEVER
 from dynamo_ray.core.ring import Member, Ring
-from dynamo_ray.core.rounds import NEVER, Rounds, Turn
+from dynamo_ray.core.rounds import Rounds, Turn
 from tests.core.histories import node_id
 
 A, B, C = map(node_id, "abc")
