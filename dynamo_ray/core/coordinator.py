@@ -15,11 +15,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from dynamo_ray.core.admission import refusal
 from dynamo_ray.core.agreeing import Exchange
+from dynamo_ray.core.in_flight import InFlight
 from dynamo_ray.core.joint import Failed
 from dynamo_ray.core.messages import (
-    ClientGet,
-    ClientPut,
     Code,
     Done,
     Effect,
@@ -32,15 +32,12 @@ from dynamo_ray.core.messages import (
 )
 from dynamo_ray.core.operation import Call, Operation, calls_of
 from dynamo_ray.core.put import Put
-from dynamo_ray.core.requests import Desk, GetRequest, PutRequest, reply_of, too_much
+from dynamo_ray.core.requests import Desk, PutRequest, reply_of, request_of
 from dynamo_ray.core.rerouting import Part
 from dynamo_ray.core.ring import Ring
 from dynamo_ray.core.speculation import MOST_KEYS, Silence, Speculation
 from dynamo_ray.core.values import value
 
-EXPIRED = Refused(
-    Code.EXPIRED, "the request came too late to a coordinator, which did not begin it"
-)
 ELSEWHERE = Refused(Code.OTHER_EPOCH, "the keys have other owners by now")
 
 
@@ -73,58 +70,42 @@ class Coordinator:
         self.desk = desk
         self.late_replies = 0
         self.speculation = Speculation()
-        self._operations: dict[Operation, None] = {}
-        self._calls: dict[int, Operation] = {}
-        self._last_call = 0
+        self._open = InFlight()
         self._refused: dict[bytes, list[tuple[Operation, Call]]] = {}
 
     @property
     def in_flight(self) -> int:
         """How many groups of keys are being worked on, stragglers included."""
-        return len(self._operations)
+        return len(self._open)
 
     def on_request(
         self, to: Any, message: Any, expires: float, now: float, wall_ms: int
     ) -> list[Out]:
         """A client's request: start its machines, or refuse it whole, quickly (rule 19).
 
-        `expires` is a reading of this coordinator's clock, made by the client: what waited here
-        while this process was stopped is not begun, because its caller has gone elsewhere with it.
+        `expires` is a reading of this coordinator's clock, made by the client.
         """
         times, limits = self.desk.settings.times, self.desk.settings.limits
-        if expires <= now:
-            return [ToClient(to, EXPIRED)]
-        if not isinstance(message, ClientPut | ClientGet):
-            return [ToClient(to, Refused(Code.BAD_REQUEST, "not a request of a client"))]
-        text = too_much(message, limits)
-        if text:
-            return [ToClient(to, Refused(Code.BAD_REQUEST, text))]
-        if len(self._operations) >= limits.in_flight:
-            text = f"the coordinator has {len(self._operations)} requests in flight; try again"
-            return [ToClient(to, Refused(Code.OVERLOADED, text))]
-        request = (
-            PutRequest(message, self.desk, self.speculation.slow)
-            if isinstance(message, ClientPut)
-            else GetRequest(message, self.desk)
-        )
+        refused = refusal(message, expires <= now, self._open.unanswered, limits)
+        if refused is not None:
+            return [ToClient(to, refused)]
+        request = request_of(message, self.desk, self.speculation.slow)
         deadline = min(expires, now + times.timeout_max_s)
         out: list[Out] = []
         if not request.groups:
             out.append(ToClient(to, reply_of(request, wall_ms)))
         for group in request.groups:
-            end, expected = deadline + 2 * times.linger_s, self.desk.suspected
-            operation = Operation(to, request, group, deadline, end, expected, self.desk.ring)
-            self._operations[operation] = None
-            self._perform(operation, group.machine.start(), now, wall_ms, out)
+            operation = Operation(to, request, group, deadline, self.desk)
+            self._begin(operation, now, wall_ms, out)
         return out
 
     def on_reply(self, call: int, message: Any, now: float, wall_ms: int) -> list[Out]:
         """A node's answer to `call`."""
-        operation = self._calls.pop(call, None)
-        if operation is None:
+        ended = self._open.end_call(call)
+        if ended is None:
             self.late_replies += 1
             return []
-        asked = operation.calls.pop(call)
+        operation, asked = ended
         self._note(call, asked, message, now)
         if isinstance(message, Refused) and message.code == Code.OTHER_EPOCH:
             waiting = self._refused.setdefault(asked.node, [])
@@ -138,10 +119,12 @@ class Coordinator:
         """This side and a node know the same now, or could not tell each other: go on."""
         out: list[Out] = []
         for operation, asked in self._refused.pop(node, ()):
-            if operation not in self._operations:
+            ring = self.desk.ring
+            if operation not in self._open:
                 continue
-            parts = operation.again(asked, self.desk.ring, self.desk.suspected)
-            if parts:
+            if operation.is_minting and operation.has_forked(asked.send, ring):
+                self._fork(operation, asked.send, now, wall_ms, out)
+            elif parts := operation.again(asked, ring, self.desk.suspected):
                 out += self._send_parts(operation, asked.send, parts, now, True, asked)
             else:
                 self._end_call(operation, asked, ELSEWHERE, now, wall_ms, out)
@@ -164,10 +147,10 @@ class Coordinator:
 
     def on_failure(self, call: int, maybe_applied: bool, now: float, wall_ms: int) -> list[Out]:
         """No answer will come to `call`: never sent, or its connection was lost."""
-        operation = self._calls.pop(call, None)
-        if operation is None:
+        ended = self._open.end_call(call)
+        if ended is None:
             return []
-        asked = operation.calls.pop(call)
+        operation, asked = ended
         self.speculation.on_end(call)
         out: list[Out] = []
         self._end_call(operation, asked, Failed(maybe_applied), now, wall_ms, out)
@@ -184,7 +167,7 @@ class Coordinator:
         out: list[Out] = []
         if new:
             self.speculation.on_suspected(new)
-            for operation in list(self._operations):
+            for operation in list(self._open.operations):
                 asked = {c.send.node for c in operation.calls.values() if c.node in new}
                 for node in sorted(asked):
                     effects = operation.machine.on_failure(node, True)
@@ -199,7 +182,7 @@ class Coordinator:
         """Ask another owner for what a slow and silent one was asked to mint."""
         out: list[Out] = []
         for call in self.speculation.late(now, silence_s):
-            operation = self._calls[call]
+            operation = self._open.of_call(call)
             if not self.speculation.affordable:
                 self.speculation.postpone(call, now)
             elif isinstance(operation.machine, Put):
@@ -212,9 +195,29 @@ class Coordinator:
     def on_tick(self, now: float, wall_ms: int) -> list[Out]:
         """End what has run out of time: first the caller's, then that of the work after it."""
         out: list[Out] = []
-        for operation in [one for one in self._operations if one.deadline <= now]:
+        for operation in [one for one in self._open.operations if one.deadline <= now]:
             self._perform(operation, operation.machine.on_deadline(), now, wall_ms, out)
         return out
+
+    def _begin(self, operation: Operation, now: float, wall_ms: int, out: list[Out]) -> None:
+        self._open.begin(operation)
+        self._perform(operation, operation.machine.start(), now, wall_ms, out)
+
+    def _fork(
+        self, operation: Operation, send: Send, now: float, wall_ms: int, out: list[Out]
+    ) -> None:
+        """Keys of a put have different owners by now: it begins anew, as one put for each route.
+
+        Each finds a minter of its own then. If an earlier minter may still answer for all of
+        them, that is waited for instead: to ask others as well would only make siblings.
+        """
+        put, request = operation.machine, operation.request
+        assert isinstance(put, Put) and isinstance(request, PutRequest)
+        if put.on_parted(send.node):
+            self._close(operation)
+            for group in request.forked(operation.group, self.desk, self.speculation.slow):
+                one = Operation(operation.to, request, group, operation.deadline, self.desk)
+                self._begin(one, now, wall_ms, out)
 
     def _perform(
         self,
@@ -230,7 +233,11 @@ class Coordinator:
             if isinstance(effect, Send):
                 if not closed and effect.node in self.desk.suspected - operation.expected:
                     vain.append(effect)
-                elif now < operation.end:
+                elif now >= operation.end:
+                    continue
+                elif operation.has_forked(effect, self.desk.ring):
+                    self._fork(operation, effect, now, wall_ms, out)
+                else:
                     parts = operation.parts(effect, self.desk.ring)
                     out += self._send_parts(operation, effect, parts, now, not closed)
             elif isinstance(effect, Done):
@@ -241,6 +248,7 @@ class Coordinator:
         elif operation.machine.answered and not operation.lingers:
             # The caller's time may be short; what goes on after its answer has time of its own.
             operation.lingers = True
+            self._open.on_answered(operation)
             operation.deadline = now + self.desk.settings.times.linger_s
         for send in vain:
             # Suspected since it began, and no suspicion of it will come any more: go on at once.
@@ -256,15 +264,12 @@ class Coordinator:
         tracked: bool,
         before: Call | None = None,
     ) -> list[Out]:
-        calls = calls_of(send, parts, before)
-        return [self._send(operation, call, now, tracked) for call in calls]
+        return [self._send(operation, one, now, tracked) for one in calls_of(send, parts, before)]
 
     def _send(self, operation: Operation, asked: Call, now: float, tracked: bool) -> ToNode:
-        self._last_call += 1
-        call = self._last_call
+        call = self._open.new_call()
         if tracked:
-            self._calls[call] = operation
-            operation.calls[call] = asked
+            self._open.add_call(call, operation, asked)
         operation.on_sent(asked)
         timeout_s = max(0.0, operation.deadline - now)
         message = asked.part.message
@@ -289,8 +294,5 @@ class Coordinator:
             self.speculation.on_end(call)
 
     def _close(self, operation: Operation) -> None:
-        self._operations.pop(operation, None)
-        for call in operation.calls:
-            self._calls.pop(call, None)
+        for call in self._open.close(operation):
             self.speculation.on_end(call)
-        operation.calls.clear()

@@ -1,8 +1,9 @@
 """What comes of a message that went in parts, as one answer for the machine that sent it.
 
 all parts answered    their answers put together, row by row
-some did not          of a Mint: what was minted, and a code for the others' keys
-                      of a Merge or a Fetch: a failure, as if the whole had failed
+some did not          a failure, as if the whole had failed
+
+A Mint never goes in parts: its put begins anew (`Coordinator._fork`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dynamo_ray.core.messages import Code, Fetched, Merged, Mint, Minted, Refused, Send
+from dynamo_ray.core.messages import Fetched, Merged, Send
 from dynamo_ray.core.rerouting import Part
 from dynamo_ray.core.values import value
 
@@ -42,15 +43,12 @@ class Joint:
         self._open -= 1
         if self._open:
             return None
-        message = self.send.message
-        if isinstance(message, Mint):
-            return self._minted(len(message.keys))
         bad = [end for _, end in self._ends if not isinstance(end, Merged | Fetched)]
         if bad:
             return bad[0] if len(bad) == len(self._ends) else Failed(True)
         if isinstance(self._ends[0][1], Merged):
             return Merged()
-        return self._fetched(len(message.keys))
+        return self._fetched(len(self.send.message.keys))
 
     def _fetched(self, count: int) -> Fetched:
         states: list[bytes | None] = [None] * count
@@ -58,30 +56,3 @@ class Joint:
             for row, state in zip(part.rows or (), end.states, strict=True):
                 states[row] = state
         return Fetched(states, all(end.complete for _, end in self._ends))
-
-    def _minted(self, count: int) -> Any:
-        """A part that nobody minted fails alone, if others were minted."""
-        bad = [end for _, end in self._ends if not isinstance(end, Minted)]
-        if len(bad) == len(self._ends):
-            doubtful = [end for end in bad if _may_be(end)]
-            return doubtful[0] if doubtful else bad[0]
-        states: list[bytes | None] = [None] * count
-        contexts: list[bytes | None] = [None] * count
-        codes = [int(Code.OK)] * count
-        for part, end in self._ends:
-            rows = part.rows or ()
-            if isinstance(end, Minted):
-                columns = end.states, end.clocks, end.codes or [int(Code.OK)] * len(rows)
-                for row, state, context, code in zip(rows, *columns, strict=True):
-                    states[row], contexts[row], codes[row] = state, context, code
-            else:
-                for row in rows:
-                    codes[row] = int(Code.UNKNOWN if _may_be(end) else Code.UNAVAILABLE)
-        return Minted(states, contexts, codes if any(codes) else ())
-
-
-def _may_be(end: Any) -> bool:
-    """True if what failed may have been applied."""
-    if isinstance(end, Refused):
-        return end.code == Code.UNKNOWN
-    return not isinstance(end, Failed) or end.maybe_applied

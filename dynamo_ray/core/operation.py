@@ -13,13 +13,14 @@ from dynamo_ray.core.messages import (
     Fetched,
     GetOutcome,
     Merged,
+    Mint,
     Minted,
     PutOutcome,
     Refused,
     Send,
 )
 from dynamo_ray.core.put import Put
-from dynamo_ray.core.requests import GetRequest, Group, PutRequest
+from dynamo_ray.core.requests import Desk, GetRequest, Group, PutRequest
 from dynamo_ray.core.rerouting import TRIES, Part, rerouted
 from dynamo_ray.core.ring import Ring
 
@@ -71,21 +72,24 @@ class Operation:
         request: PutRequest | GetRequest,
         group: Group,
         deadline: float,
-        end: float,
-        expected: frozenset[bytes],
-        ring: Ring,
+        desk: Desk,
     ) -> None:
         self.to = to
         self.request = request
         self.group = group
         self.machine: Put | Get = group.machine
         self.deadline = deadline
-        self.end = end
-        self.expected = expected
-        self.ring = ring
+        self.end = deadline + 2 * desk.settings.times.linger_s
+        self.expected = desk.suspected
+        self.ring = desk.ring
         self.lingers = False
         self.reached: dict[bytes, set[bytes]] = {}
         self.calls: dict[int, Call] = {}
+
+    @property
+    def is_minting(self) -> bool:
+        """True if it is a put that nobody is known to have minted."""
+        return isinstance(self.machine, Put) and self.machine.is_minting
 
     def parts(self, send: Send, ring: Ring) -> list[Part]:
         """All of it to whom it is meant for, unless the ring has changed since it began."""
@@ -95,10 +99,17 @@ class Operation:
                 return parts
         return [Part(None, send.node, send.message, self.group.epoch)]
 
+    def has_forked(self, send: Send, ring: Ring) -> bool:
+        """True if the keys of a Mint have different owners by now."""
+        message = send.message
+        if ring is self.ring or not isinstance(message, Mint):
+            return False
+        return len({ring.owners(partition) for partition in message.partitions}) > 1
+
     def again(self, asked: Call, ring: Ring, suspected: frozenset[bytes]) -> list[Part] | None:
         """The parts in which a refused message may go on; None if it is over with it."""
         send = asked.send
-        if asked.tries >= TRIES:
+        if asked.tries >= TRIES or (isinstance(send.message, Mint) and not self.is_minting):
             return None
         parts = rerouted(ring, self.group.owners, send.node, send.message, asked.part.rows)
         nodes = {part.node for part in parts or ()}

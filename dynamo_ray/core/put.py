@@ -18,24 +18,12 @@ Events name the node they come from; each may come late, twice or after the end 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any, cast
+from typing import Any
 
-from dynamo_ray.core.merge import merge
-from dynamo_ray.core.messages import (
-    ALWAYS_REFUSED,
-    Code,
-    Done,
-    Effect,
-    Failure,
-    Merge,
-    Mint,
-    Minted,
-    PutOutcome,
-    Send,
-)
+from dynamo_ray.core.made import Made
+from dynamo_ray.core.messages import Code, Done, Effect, Mint, Minted, Send
 from dynamo_ray.core.minting import Minting
 from dynamo_ray.core.quorum import Verdict, verdict
 from dynamo_ray.core.routing import Route, StandIns
@@ -52,16 +40,15 @@ class Phase(Enum):
 
 
 class Put:
-    """One list of puts that share a route; `w` acknowledgements answer it."""
+    """One list of puts that share a route; `w` acknowledgements answer it.
+
+    `doubtful` ones may have been applied by an earlier attempt.
+    """
 
     # What a put begins with; most puts change little of it.
     _phase = Phase.MINTING
-    _maybe_applied = False
     _answered = False
-    _failures: Sequence[Failure] = ()
     _reason = ""
-    _contexts: Sequence[bytes | None] = ()
-    _merge = Merge((), (), ())
 
     def __init__(
         self,
@@ -70,7 +57,9 @@ class Put:
         w: int,
         strict: bool = False,
         slow: frozenset[bytes] = frozenset(),
+        doubtful: bool = False,
     ) -> None:
+        self._maybe_applied = doubtful
         self._mint = mint
         self._route = route
         self._w = w
@@ -80,7 +69,7 @@ class Put:
         self._represented: dict[bytes, bytes] = {}
         self._pending: set[bytes] = set()
         self._acks: set[bytes] = set()
-        self._live: Sequence[int] = range(len(mint.keys))
+        self._made = Made(mint)
 
     @property
     def closed(self) -> bool:
@@ -93,6 +82,16 @@ class Put:
         return self._answered
 
     @property
+    def is_minting(self) -> bool:
+        """True while nobody is known to have minted it."""
+        return self._phase is Phase.MINTING
+
+    @property
+    def doubtful(self) -> bool:
+        """True if it may have been applied although nobody said so."""
+        return self._maybe_applied
+
+    @property
     def has_another(self) -> bool:
         """True if there is one more healthy owner that can be asked to mint."""
         return self._minting.has_another
@@ -100,9 +99,7 @@ class Put:
     def start(self) -> list[Effect]:
         """Ask the first candidate to mint, or refuse at once if W nodes cannot be reached."""
         alive = self._reachable()
-        if alive < self._w:
-            return self._end(Code.UNAVAILABLE, alive)
-        return self._mint_at_next()
+        return self._give_up(alive) if alive < self._w else self._mint_at_next()
 
     def on_minted(self, node: bytes, minted: Minted) -> list[Effect]:
         """A minter made the dots and persisted them."""
@@ -115,6 +112,14 @@ class Put:
         """A minter takes unusually long: ask another healthy owner as well."""
         is_due = self._phase is Phase.MINTING and self._minting.on_late(node)
         return self._mint_at_next() if is_due else []
+
+    def on_parted(self, node: bytes) -> bool:
+        """A candidate is not asked, since the keys have different owners by now.
+
+        True if nobody is at work on it: then it may begin anew, as one put for each route.
+        """
+        self._minting.on_end(node)
+        return not self._minting.under_way
 
     def on_merged(self, node: bytes) -> list[Effect]:
         """A node holds the state, persisted."""
@@ -146,8 +151,6 @@ class Put:
         if self._answered:
             self._phase = Phase.CLOSED
             return []
-        if self._phase is Phase.MINTING:
-            self._maybe_applied = True
         return self._end(Code.UNKNOWN, len(self._acks), close=self._phase is Phase.MINTING)
 
     def _reachable(self) -> int:
@@ -163,10 +166,7 @@ class Put:
     def _mint_at_next(self) -> list[Effect]:
         minter = self._minting.next()
         if minter is None:
-            if self._minting.under_way:
-                return []
-            code = Code.UNKNOWN if self._maybe_applied else Code.UNAVAILABLE
-            return self._end(code, 0, close=True)
+            return [] if self._minting.under_way else self._give_up(0)
         message = self._mint
         if minter not in self._route.owners:
             owner = self._owner_without_copy()
@@ -175,44 +175,22 @@ class Put:
             message = replace(message, hint_for=owner)
         return [Send(minter, message)]
 
+    def _give_up(self, alive: int) -> list[Effect]:
+        if self._maybe_applied:
+            return self._end(Code.UNKNOWN, 0, close=True)
+        return self._end(Code.UNAVAILABLE, alive)
+
     def _owner_without_copy(self) -> bytes:
         taken, owners = set(self._represented.values()), self._route.owners
         return next((owner for owner in owners if owner not in taken), owners[0])
 
     def _first_minted(self, node: bytes, minted: Minted) -> list[Effect]:
         self._phase = Phase.SPREADING
-        self._contexts = minted.clocks
-        if minted.codes:
-            self._part(minted.codes)
-            if not self._live:
-                return self._end(Code.OK, 0, close=True)
-        self._merge = self._merge_of(minted.states)
+        self._made.on_minted(minted, self._w, self._maybe_applied or self._minting.under_way != ())
+        if not self._made.live:
+            return self._end(Code.OK, 0, close=True)
         self._acks.add(node)
         return self._spread(node) + self._after_vote()
-
-    def _part(self, codes: Sequence[int]) -> None:
-        """Keys that the minter refused have failed; the work goes on for the others."""
-        self._live = [i for i, code in enumerate(codes) if code == Code.OK]
-        self._failures = [
-            Failure(i, self._honest(code), self._w, 0)
-            for i, code in enumerate(codes)
-            if code != Code.OK
-        ]
-
-    def _honest(self, code: int) -> int:
-        """What one minter refused, an earlier one that did not answer may have applied (rule 7)."""
-        doubtful = self._maybe_applied or self._minting.under_way
-        return Code.UNKNOWN if doubtful and code not in ALWAYS_REFUSED else code
-
-    def _merge_of(self, states: Sequence[bytes | None]) -> Merge:
-        keys, partitions = self._mint.keys, self._mint.partitions
-        if len(self._live) == len(keys):
-            return Merge(keys, partitions, cast("Sequence[bytes]", states))
-        return Merge(
-            [keys[i] for i in self._live],
-            [partitions[i] for i in self._live],
-            [states[i] or b"" for i in self._live],
-        )
 
     def _spread(self, minter: bytes) -> list[Effect]:
         effects: list[Effect] = []
@@ -223,7 +201,7 @@ class Put:
             if owner in self._route.suspected and not self._strict:
                 effects += self._stand_in_for(owner)
             else:
-                effects += self._send(owner, self._merge)
+                effects += self._send(owner)
         return effects
 
     def _stand_in_for(self, owner: bytes) -> list[Effect]:
@@ -232,36 +210,18 @@ class Put:
         if node is None:
             return []
         self._represented[node] = owner
-        return self._send(node, self._merge_for(node))
+        return self._send(node)
 
-    def _send(self, node: bytes, merge: Merge) -> list[Effect]:
+    def _send(self, node: bytes) -> list[Effect]:
         self._pending.add(node)
-        return [Send(node, merge)]
+        return [Send(node, self._made.merge_for(self._represented.get(node)))]
 
     def _late_minted(self, node: bytes, minted: Minted) -> list[Effect]:
-        """An earlier candidate minted after all: the same puts under other dots, made one here.
-
-        Both dots are the writer's own, so its context covers both if it was not answered yet.
-        """
-        if self._phase is Phase.CLOSED:
+        """An earlier candidate minted after all: who has the states without its own gets them."""
+        if self._phase is Phase.CLOSED or not self._made.on_late(minted):
             return []
-        states, contexts = list(self._merge.states), list(self._contexts)
-        late_contexts = minted.clocks
-        for position, i in enumerate(self._live):
-            late, late_context = minted.states[i], late_contexts[i]
-            if late is not None and late_context is not None:
-                states[position] = merge(states[position], late)
-                contexts[i] = merge(contexts[i] or late_context, late_context)
-        if states == self._merge.states:
-            return []
-        self._contexts = contexts
-        self._merge = Merge(self._merge.keys, self._merge.partitions, states)
         behind = sorted(self._acks | self._pending | {node})
-        return [effect for one in behind for effect in self._send(one, self._merge_for(one))]
-
-    def _merge_for(self, node: bytes) -> Merge:
-        owner = self._represented.get(node)
-        return self._merge if owner is None else replace(self._merge, hint_for=owner)
+        return [effect for one in behind for effect in self._send(one)]
 
     def _after_vote(self) -> list[Effect]:
         if self._phase is not Phase.SPREADING:
@@ -283,16 +243,10 @@ class Put:
         return len(nodes.intersection(self._route.owners)) if self._strict else len(nodes)
 
     def _end(self, code: Code, received: int, close: bool = False) -> list[Effect]:
-        """Answer the caller, once; every key that has no verdict of its own ends with `code`."""
+        """Answer the caller, once."""
         if close or code == Code.UNAVAILABLE:
             self._phase = Phase.CLOSED
         if self._answered:
             return []
         self._answered = True
-        if code == Code.OK:
-            return [Done(PutOutcome(self._contexts, tuple(self._failures)))]
-        failures = [
-            *self._failures,
-            *(Failure(i, code, self._w, received, self._reason) for i in self._live),
-        ]
-        return [Done(PutOutcome([None] * len(self._mint.keys), tuple(sorted(failures))))]
+        return [Done(self._made.outcome(code, self._w, received, self._reason))]

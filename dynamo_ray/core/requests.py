@@ -72,7 +72,7 @@ class Group(NamedTuple):
 
 
 class PutRequest:
-    """One ClientPut, from its checks to its PutDone; `slow` nodes are asked last to mint."""
+    """One ClientPut, from its checks to its PutDone."""
 
     def __init__(
         self, message: ClientPut, desk: Desk, slow: frozenset[bytes] = frozenset()
@@ -82,18 +82,17 @@ class PutRequest:
         self._clocks: Sequence[bytes | None] = message.contexts
         self._contexts: list[bytes | None] = [None] * len(message.keys)
         self._failures: list[Failure] = []
-        w = message.w or desk.settings.w
-        refused = self._refused(w)
-        self.groups = [
-            Group(
-                rows,
-                Put(self._mint(rows, partitions), way, w, message.strict, slow),
-                way.owners,
-                desk.ring.epoch_of(partitions[0]),
-            )
-            for rows, partitions, way in _cut(message.keys, refused, desk)
-        ]
+        self._w = message.w or desk.settings.w
+        self.groups = self._groups(self._refused(), desk, slow)
         self._open = len(self.groups)
+
+    def forked(self, group: Group, desk: Desk, slow: frozenset[bytes]) -> list[Group]:
+        """The keys of a group that nobody minted, which had one route and have several by now."""
+        others = set(_rows(self._message)).difference(group.rows)
+        assert isinstance(group.machine, Put)
+        groups = self._groups(others, desk, slow, group.machine.doubtful)
+        self._open += len(groups) - 1
+        return groups
 
     def reply_if_done(self) -> PutDone | None:
         """The reply once every group has its outcome."""
@@ -116,7 +115,21 @@ class PutRequest:
         self._open -= 1
         return self.reply_if_done()
 
-    def _refused(self, w: int) -> set[int]:
+    def _groups(
+        self, refused: set[int], desk: Desk, slow: frozenset[bytes], doubtful: bool = False
+    ) -> list[Group]:
+        w, strict = self._w, self._message.strict
+        return [
+            Group(
+                rows,
+                Put(self._mint(rows, partitions), way, w, strict, slow, doubtful),
+                way.owners,
+                desk.ring.epoch_of(partitions[0]),
+            )
+            for rows, partitions, way in _cut(self._message.keys, refused, desk)
+        ]
+
+    def _refused(self) -> set[int]:
         """The rows that fail alone, each with its reason."""
         message, limits = self._message, self._desk.settings.limits
         refused = _bad_keys(message.keys, limits)
@@ -126,8 +139,9 @@ class PutRequest:
                     refused[row] = (Code.VALUE_SIZE, limits.value_bytes, len(value))
         if message.contexts.count(None) < len(message.contexts):
             self._open_contexts(refused)
-        if w > self._desk.settings.n:
-            refused = {row: (Code.BAD_REQUEST, w, self._desk.settings.n) for row in _rows(message)}
+        n = self._desk.settings.n
+        if self._w > n:
+            refused = {row: (Code.BAD_REQUEST, self._w, n) for row in _rows(message)}
         self._failures += [Failure(row, *why) for row, why in refused.items()]
         return set(refused)
 
@@ -218,22 +232,20 @@ def _rows(message: ClientPut | ClientGet) -> range:
     return range(len(message.keys))
 
 
+def request_of(
+    message: ClientPut | ClientGet, desk: Desk, slow: frozenset[bytes]
+) -> PutRequest | GetRequest:
+    """What becomes of a client's message; `slow` nodes are asked last to mint."""
+    if isinstance(message, ClientPut):
+        return PutRequest(message, desk, slow)
+    return GetRequest(message, desk)
+
+
 def reply_of(request: PutRequest | GetRequest, wall_ms: int) -> PutDone | GetDone | None:
     """The reply to a request of which all has come in; None while something has not."""
     if isinstance(request, PutRequest):
         return request.reply_if_done()
     return request.reply_if_done(wall_ms)
-
-
-def too_much(message: ClientPut | ClientGet, limits: Limits) -> str:
-    """Why a request is over the bounds of one request; "" if it is not."""
-    if len(message.keys) > limits.batch_keys:
-        return f"{len(message.keys)} keys in one request; the most is {limits.batch_keys}"
-    if isinstance(message, ClientPut) and len(message.keys) > 1:
-        size = sum(map(len, filter(None, message.values)))
-        if size > limits.batch_bytes:
-            return f"{size:,} bytes in one request; the most is {limits.batch_bytes:,}"
-    return ""
 
 
 def _bad_keys(keys: Sequence[bytes], limits: Limits) -> dict[int, tuple[Code, int, int]]:

@@ -4,7 +4,8 @@ An operation keeps the route with which it began. What was meant for the owner o
 the slot's present owner, and counts in its place: the one before answered nothing, and all that it
 ever acknowledged the present owner holds (rule 17). So the machines of puts and gets know nothing
 of it. Keys that shared a route may have different owners by now; then the message goes in parts,
-and what comes of them is put together again (core/joint.py).
+and what comes of them is put together again (core/joint.py), unless it is a Mint: what is minted
+at different nodes goes on as different puts.
 """
 
 from __future__ import annotations

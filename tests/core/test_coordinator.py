@@ -123,6 +123,17 @@ def test_too_much_is_refused_quickly() -> None:
     assert to_client(ask(at, "nonsense"))[0].code == Code.BAD_REQUEST
 
 
+def test_stragglers_do_not_count_against_the_bound_on_requests() -> None:
+    """Found under load: each put beside a hung node waited for it, until others were refused."""
+    at = coordinator(limits=Limits(in_flight=1))
+    for _ in range(3):
+        (mint,) = ask(at, put_of(keys=[b"k"]))
+        assert ask(at, GET)[0].message.code == Code.OVERLOADED
+        _, third = reply(at, mint, MINTED)
+        assert to_client(reply(at, third, Merged()))
+    assert at.in_flight == 3
+
+
 def test_the_deadline_answers_unknown_and_closes_what_has_not_minted() -> None:
     at = coordinator()
     (mint,) = ask(at, put_of(keys=[b"k"]), timeout_s=0.5)
@@ -383,7 +394,7 @@ def test_every_request_is_answered_once_and_leaves_nothing_behind(
     take(at.on_tick(now + 200, WALL))
     assert sorted(answered) == list(range(1, asked + 1))
     assert at.in_flight == 0
-    assert not at._calls and at.wakes_at() is None
+    assert not at._open._by_call and not at._open.unanswered and at.wakes_at() is None
 
 
 # Another ring (DESIGN rule 16).
@@ -402,6 +413,12 @@ def ring_with(*owners: bytes, of: int = PARTITION, ring: Ring = DESK.ring) -> Ri
 
 GIVEN = ring_with(SPARES[0], *OWNERS[1:])
 """The first owner's slot has gone to the first spare."""
+TWIN = next(
+    key
+    for key in (b"%d" % i for i in range(1000))
+    if (p := partition_of(key, 16)) != PARTITION and DESK.ring.owners(p) == OWNERS
+)
+"""A key of the same owners in another partition."""
 
 
 def exchanged(at: Coordinator, node: bytes, ring: Ring = GIVEN) -> list[Any]:
@@ -446,22 +463,17 @@ def test_a_read_counts_the_present_owner_in_the_place_of_the_one_before() -> Non
 
 def test_parts_of_a_batch_go_on_like_the_whole_however_often_owners_part() -> None:
     """Found under load: each key's partition moved at another moment, and the get was given up."""
-    twin = next(
-        key
-        for key in (b"%d" % i for i in range(1000))
-        if (p := partition_of(key, 16)) != PARTITION and DESK.ring.owners(p) == OWNERS
-    )
-    both = ring_with(SPARES[0], *OWNERS[1:], of=partition_of(twin, 16), ring=GIVEN)
+    both = ring_with(SPARES[0], *OWNERS[1:], of=partition_of(TWIN, 16), ring=GIVEN)
     at = coordinator()
-    first, second, _ = ask(at, replace(GET, keys=[twin, b"k"], strict=True))
-    assert first.message.keys == [twin, b"k"]
+    first, second, _ = ask(at, replace(GET, keys=[TWIN, b"k"], strict=True))
+    assert first.message.keys == [TWIN, b"k"]
     reply(at, first, OTHER)
     of_twin, of_k = exchanged(at, OWNERS[0])
-    assert (of_twin.node, of_twin.message.keys) == (OWNERS[0], [twin])
+    assert (of_twin.node, of_twin.message.keys) == (OWNERS[0], [TWIN])
     assert (of_k.node, of_k.message.keys) == (SPARES[0], [b"k"])
     assert reply(at, of_twin, OTHER) == [Exchange(OWNERS[0])]
     (of_twin,) = exchanged(at, OWNERS[0], both)
-    assert (of_twin.node, of_twin.message.keys) == (SPARES[0], [twin])
+    assert (of_twin.node, of_twin.message.keys) == (SPARES[0], [TWIN])
     assert reply(at, of_k, OTHER) == [Exchange(SPARES[0])], "who got it does not know yet"
     (of_k,) = exchanged(at, SPARES[0], both)
     assert (of_k.node, of_k.epoch) == (SPARES[0], both.epoch_of(PARTITION))
@@ -469,6 +481,102 @@ def test_parts_of_a_batch_go_on_like_the_whole_however_often_owners_part() -> No
     assert to_client(reply(at, of_twin, Fetched([None]))) == []
     (found,) = to_client(reply(at, second, Fetched([None, HELD])))
     assert found.states == [None, HELD] and not found.failures and not found.degraded
+
+
+def fork(at: Coordinator, **columns: Any) -> list[Any]:
+    """A put of two keys, of which the minter owns one no longer."""
+    (mint,) = ask(at, put_of(keys=[TWIN, b"k"], **columns))
+    assert (mint.node, mint.message.keys) == (OWNERS[0], [TWIN, b"k"])
+    assert reply(at, mint, OTHER) == [Exchange(OWNERS[0])]
+    return exchanged(at, OWNERS[0])
+
+
+def test_puts_of_a_batch_whose_owners_part_each_find_a_minter() -> None:
+    """Found under load: one part's partition was closed for its cut-over, and its keys failed."""
+    at = coordinator()
+    of_twin, of_k = fork(at)
+    assert (of_twin.node, of_twin.message.keys) == (OWNERS[0], [TWIN])
+    assert (of_k.node, of_k.message.keys) == (SPARES[0], [b"k"])
+    assert of_k.epoch == GIVEN.epoch_of(PARTITION)
+    (next_of_k,) = reply(at, of_k, Refused(Code.NOT_READY))
+    assert (next_of_k.node, next_of_k.message.keys) == (OWNERS[1], [b"k"])
+    assert next_of_k.message.put_ids == of_k.message.put_ids == [bytes([1]) * 16]
+    _, twin_copy = reply(at, of_twin, MINTED)
+    assert to_client(reply(at, twin_copy, Merged())) == []
+    k_copy, _ = reply(at, next_of_k, MINTED)
+    assert k_copy.node == SPARES[0]
+    (done,) = to_client(reply(at, k_copy, Merged()))
+    assert done == PutDone([KEYS.seal(key, clock_of(HELD)) for key in (TWIN, b"k")])
+
+
+def test_a_put_that_is_asked_of_another_forks_too() -> None:
+    """The ring changed while the first minter was at work, and it refuses for another cause."""
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[TWIN, b"k"]))
+    at.on_ring(GIVEN)
+    of_twin, of_k = reply(at, mint, Refused(Code.NOT_READY))
+    assert (of_twin.node, of_k.node) == (OWNERS[0], SPARES[0])
+    assert at.in_flight == 2
+
+
+def test_what_may_have_been_applied_before_its_owners_parted_is_never_called_unavailable() -> None:
+    at = coordinator(w=3)
+    (mint,) = ask(at, put_of(keys=[TWIN, b"k"], strict=True))
+    at.on_ring(GIVEN)
+    of_twin, of_k = at.on_failure(mint.call, True, 0.1, WALL)
+    out: list[Any] = []
+    for call in (of_twin, of_k):
+        (second,) = reply(at, call, Refused(Code.NOT_READY))
+        (third,) = reply(at, second, Refused(Code.NOT_READY))
+        out = reply(at, third, Refused(Code.NOT_READY))
+    (done,) = to_client(out)
+    assert [failure.code for failure in done.failures] == [Code.UNKNOWN] * 2
+    assert at.in_flight == 0
+
+
+def test_nor_where_too_few_can_be_reached_by_then() -> None:
+    at = coordinator(w=3)
+    (mint,) = ask(at, put_of(keys=[TWIN, b"k"], strict=True))
+    at.on_ring(GIVEN)
+    gone = frozenset(OWNERS[:2])
+    (done,) = to_client(at.on_suspected(gone, gone, 0.1, WALL))
+    assert [failure.code for failure in done.failures] == [Code.UNKNOWN] * 2
+    assert at.on_failure(mint.call, True, 0.2, WALL) == []
+
+
+def late_and_forked(at: Coordinator) -> tuple[Any, Any]:
+    """The first minter is slow, and the second refuses since it owns one key no longer."""
+    (first,) = ask(at, put_of(keys=[TWIN, b"k"]))
+    (second,) = at.on_wake(LATE_S, WALL, never_heard)
+    assert second.node == OWNERS[1]
+    reply(at, second, OTHER)
+    assert exchanged(at, OWNERS[1], ring_with(OWNERS[0], SPARES[0], OWNERS[2])) == []
+    return first, second
+
+
+def test_a_put_does_not_fork_while_a_minter_may_still_answer_for_all_of_it() -> None:
+    at = coordinator()
+    first, _ = late_and_forked(at)
+    copies = reply(at, first, Minted([HELD] * 2, [clock_of(HELD)] * 2))
+    assert {copy.node for copy in copies} >= {OWNERS[1], OWNERS[2]}
+    assert at.in_flight == 1
+
+
+def test_but_forks_once_that_minter_is_lost() -> None:
+    at = coordinator()
+    first, _ = late_and_forked(at)
+    of_twin, of_k = at.on_failure(first.call, True, 0.2, WALL)
+    assert [call.message.keys for call in (of_twin, of_k)] == [[TWIN], [b"k"]]
+
+
+def test_what_was_minted_is_not_asked_again_of_a_second_minter() -> None:
+    """The one that was asked because the first was late refused it for another ring."""
+    at = coordinator()
+    (first,) = ask(at, put_of(keys=[b"k"]))
+    (second,) = at.on_wake(LATE_S, WALL, never_heard)
+    assert reply(at, second, OTHER) == [Exchange(OWNERS[1])]
+    reply(at, first, MINTED)
+    assert exchanged(at, OWNERS[1], ring_with(OWNERS[0], SPARES[0], OWNERS[2])) == []
 
 
 def test_one_exchange_serves_all_that_a_node_refused() -> None:

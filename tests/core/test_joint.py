@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from dynamo_ray.core.joint import Failed, Joint
 from dynamo_ray.core.messages import (
     Code,
@@ -13,18 +11,15 @@ from dynamo_ray.core.messages import (
     Fetched,
     Merge,
     Merged,
-    Mint,
-    Minted,
     Refused,
     Send,
 )
 from dynamo_ray.core.rerouting import Part
 
 KEYS = [b"a", b"b", b"c"]
-MINT = Mint(KEYS, [0, 1, 0], [b"v"] * 3, [None] * 3, [bytes(16)] * 3, [0] * 3)
 FIRST, SECOND = Part([0, 2], b"A" * 8, None, b""), Part([1], b"B" * 8, None, b"")
 REFUSED = Refused(Code.NOT_READY)
-LOST, UNSENT = Failed(True), Failed(False)
+LOST = Failed(True)
 
 
 def joined(message: Any, first: Any, second: Any) -> Any:
@@ -40,36 +35,6 @@ def test_what_was_fetched_is_in_the_order_of_the_keys() -> None:
     end = joined(message, Fetched([b"1", None]), Fetched([b"2"]))
     assert end == Fetched([b"1", b"2", None], True)
     assert not joined(message, Fetched([b"1", None]), Fetched([b"2"], False)).complete
-
-
-def test_what_was_minted_is_in_the_order_of_the_keys() -> None:
-    end = joined(MINT, Minted([b"1", b"3"], [b"x", b"z"]), Minted([b"2"], [b"y"]))
-    assert end == Minted([b"1", b"2", b"3"], [b"x", b"y", b"z"])
-
-
-@pytest.mark.parametrize(
-    ("end", "code"),
-    [
-        (REFUSED, Code.UNAVAILABLE),
-        (UNSENT, Code.UNAVAILABLE),
-        (LOST, Code.UNKNOWN),
-        (Refused(Code.UNKNOWN), Code.UNKNOWN),
-    ],
-)
-def test_keys_that_nobody_minted_fail_alone_and_honestly(end: Any, code: Code) -> None:
-    told = joined(MINT, Minted([b"1", b"3"], [b"x", b"z"]), end)
-    assert told == Minted([b"1", None, b"3"], [b"x", None, b"z"], [0, int(code), 0])
-
-
-def test_a_key_that_its_minter_refused_stays_refused() -> None:
-    refused = Minted([None], [None], [int(Code.TOO_MANY_SIBLINGS)])
-    told = joined(MINT, Minted([b"1", b"3"], [b"x", b"z"]), refused)
-    assert told.codes == [0, int(Code.TOO_MANY_SIBLINGS), 0]
-
-
-def test_where_no_part_was_minted_the_worst_is_told() -> None:
-    assert joined(MINT, REFUSED, REFUSED) == REFUSED
-    assert joined(MINT, REFUSED, LOST) == joined(MINT, LOST, REFUSED) == LOST
 
 
 def test_a_merge_counts_only_whole() -> None:

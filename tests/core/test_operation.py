@@ -9,6 +9,7 @@ from dynamo_ray.core.messages import Merge, Send
 from dynamo_ray.core.operation import Operation
 from dynamo_ray.core.rerouting import Part
 from dynamo_ray.core.ring import Member, Ring
+from dynamo_ray.core.settings import Settings
 from tests.core.histories import node_id
 
 A, B, C, D = map(node_id, "abcd")
@@ -27,7 +28,8 @@ def merge_for(hint_for: bytes = b"") -> Merge:
 
 def operation(before: Ring, *reached: bytes) -> Operation:
     group = cast(Any, SimpleNamespace(machine=None, owners=OLD, epoch=before.epoch_of(0)))
-    made = Operation("client", cast(Any, None), group, 1.0, 2.0, frozenset(), before)
+    desk = cast(Any, SimpleNamespace(settings=Settings(), suspected=frozenset(), ring=before))
+    made = Operation("client", cast(Any, None), group, 1.0, desk)
     made.reached.update({node: {node} for node in reached})
     return made
 

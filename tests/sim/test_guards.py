@@ -24,6 +24,7 @@ from dynamo_ray.core import (
     handover,
     hints,
     lives,
+    made,
     merkle,
     mint,
     node,
@@ -423,7 +424,7 @@ def last_write_wins(patch: Patch) -> None:
         best = max(state.versions, key=lambda version: (version.wall_ms, version.dot))
         return encode(State(state.clock, (best,)))
 
-    for module in (get, put, replica):
+    for module in (get, made, replica):
         patch.setattr(module, "merge", newest)
 
 
