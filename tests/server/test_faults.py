@@ -190,8 +190,11 @@ def test_a_node_that_starts_again_is_another_writer(tmp_path: Path) -> None:
 
 
 def test_a_hung_node_costs_less_than_its_suspicion_and_no_request(tmp_path: Path) -> None:
-    """It closes nothing and answers nothing; others mint long before silence makes it suspected."""
-    settings = settings_from({"times": {"suspect_s": 2.0}})
+    """It closes nothing and answers nothing; others mint long before silence makes it suspected.
+
+    Many more requests than may be in flight: what goes on after an answer is in nobody's way.
+    """
+    settings = settings_from({"times": {"suspect_s": 2.0}, "limits": {"in_flight": 32}})
 
     async def story() -> None:
         async with Loopback(tmp_path, settings=settings) as cluster:
