@@ -144,14 +144,23 @@ def replace(
     _told(as_json, "node_replace", cluster, name, plan, f"{name} has all that {old} owned")
 
 
-def commit(target: Target, change: Change, wait: Wait = WAIT_S, as_json: Json = False) -> None:
+def commit(
+    target: Target,
+    change: Change,
+    force: Force = False,
+    wait: Wait = WAIT_S,
+    as_json: Json = False,
+) -> None:
     """Go on with changes of nodes that were interrupted, until every node has its share."""
+    from dynamo_ray.planning import balancing
+
     cluster = _attached(target)
+    plan = asyncio.run(shown_plan(target, balancing(), force))
     if not agreed(change, f"give every node of cluster {cluster.name} its share"):
         return
     with _looking_on(AGAIN) as moved:
-        cluster.rebalance(timeout_s=wait, moved=moved)
-    _told(as_json, "ring_commit", cluster, None, None, f"the ring of {cluster.name} is balanced")
+        cluster.rebalance(force=force, timeout_s=wait, moved=moved)
+    _told(as_json, "ring_commit", cluster, None, plan, f"the ring of {cluster.name} is balanced")
 
 
 async def transfers(
@@ -264,7 +273,7 @@ def _told(
     what: str,
     cluster: Cluster,
     node: str | None,
-    plan: dict[str, Any] | None,
+    plan: dict[str, Any],
     sentence: str,
 ) -> None:
     """The end of a command: for programs with its node and how many copies its plan moved."""
@@ -272,6 +281,6 @@ def _told(
         render.say(sentence)
         return
     told: dict[str, Any] = {"schema": f"dynamo_ray.{what}/1", "name": cluster.name}
-    if node is not None and plan is not None:
-        told |= {"node": node, "moves": plan["moves"]}
-    render.show_json(told)
+    if node is not None:
+        told["node"] = node
+    render.show_json(told | {"moves": plan["moves"]})

@@ -22,13 +22,14 @@ from typing import Any
 
 from dynamo_ray.core.machines import MACHINE, ZONE, Machine, freest
 from dynamo_ray.core.membership import View
-from dynamo_ray.core.plan import Plan, moves_due
+from dynamo_ray.core.plan import Plan
 from dynamo_ray.core.ring import Member
 from dynamo_ray.core.slots import Placement, placed
 from dynamo_ray.errors import BadRequestError, UnavailableError
 from dynamo_ray.planning import (
     Wish,
     adding,
+    balancing,
     check_safety,
     member_of,
     name_for,
@@ -81,25 +82,33 @@ def look(name: str) -> tuple[Placement, Transfers, dict[str, dict[str, Any]]]:
     return placement, Transfers(len(placement.under_way), keys, size, moving), described
 
 
-def commit(name: str) -> int:
-    """Wish for what makes the ring balanced, if nothing is under way; how many slots that moves."""
+def commit(name: str, forced: bool = False) -> int:
+    """Wish for what makes the ring balanced, if nothing is under way; how many slots that moves.
+
+    Raises UnsafeChangeError where what would move has fewer than W living copies.
+    """
     from dynamo_ray.actors import fleet
 
-    placement, _, _ = look(name)
-    moves = moves_due(placement)
-    if moves:
-        view = placement.with_wishes(moves.items(), _stamp())
+    placement, _, described = look(name)
+    if placement.under_way:
+        return 0
+    made = _checked(balancing(), placement, described, forced)
+    if made.moves:
+        view = placement.with_wishes(made.receivers.items(), _stamp())
         fleet.teach(fleet.handles(name), view.to_rows())
-    return len(moves)
+    return len(made.moves)
 
 
-def settle(name: str, timeout_s: float, moved: Moved = nobody) -> None:
-    """Commit until nothing has to move. Raises TimeoutError; what moves goes on all the same."""
+def settle(name: str, timeout_s: float, moved: Moved = nobody, forced: bool = False) -> None:
+    """Commit until nothing has to move. Raises as `commit`, and TimeoutError.
+
+    What moves goes on all the same.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         _, transfers, _ = look(name)
         moved(transfers)
-        if not transfers.left and not commit(name):
+        if not transfers.left and not commit(name, forced):
             return
         if time.monotonic() > deadline:
             raise TimeoutError(
@@ -208,6 +217,16 @@ def end(name: str, node: str) -> None:
     fleet.end(name, node)
 
 
+def end_removed(name: str) -> None:
+    """End the processes of members of before: a command was interrupted before it could."""
+    from dynamo_ray.actors import fleet
+
+    _, _, described = look(name)
+    for node, told in described.items():
+        if told["state"] == "removed":
+            fleet.end(name, node)
+
+
 def take_over(name: str, old: str, node: str | None, forced: bool = False) -> str:
     """Start a new node in the place of one that is gone for good; its name.
 
@@ -238,14 +257,16 @@ def doubted(name: str, node: str) -> int:
 def _agree(name: str, wish: Wish, forced: bool) -> Plan:
     """What a wish would do to the cluster as it is now. Raises what speaks against it."""
     placement, _, described = look(name)
-    states = _states(described)
+    return _checked(wish, placement, described, forced)
+
+
+def _checked(
+    wish: Wish, placement: Placement, described: dict[str, dict[str, Any]], forced: bool
+) -> Plan:
+    states = {name: one["state"] for name, one in described.items()}
     made = wish(placement.ring, states)
     check_safety(made, states, placement.charter.settings.w, forced)
     return made
-
-
-def _states(described: dict[str, dict[str, Any]]) -> dict[str, str]:
-    return {name: one["state"] for name, one in described.items()}
 
 
 def _start(name: str, member: Member, folder: str, known: View) -> None:
@@ -283,7 +304,7 @@ class Changing:
         UnsafeChangeError, unless `force`, where a partition has fewer than W living copies.
         """
         node = add(self.name, name, zone, weight, force)
-        settle(self.name, timeout_s, moved)
+        settle(self.name, timeout_s, moved, force)
         return node
 
     def drain_node(
@@ -301,7 +322,7 @@ class Changing:
         partition has fewer than W living copies; TimeoutError as `add_node`.
         """
         drain(self.name, name, weight, force)
-        settle(self.name, timeout_s, moved)
+        settle(self.name, timeout_s, moved, force)
 
     def remove_node(
         self,
@@ -347,6 +368,12 @@ class Changing:
         _wait(is_whole, deadline, f"{node} to be whole")
         return node
 
-    def rebalance(self, *, timeout_s: float = 600.0, moved: Moved = nobody) -> None:
-        """Go on with changes of nodes that were interrupted, until every node has its share."""
-        settle(self.name, timeout_s, moved)
+    def rebalance(
+        self, *, force: bool = False, timeout_s: float = 600.0, moved: Moved = nobody
+    ) -> None:
+        """Go on with changes of nodes that were interrupted, until every node has its share.
+
+        Processes of nodes that were removed end, if some are left. Raises as `drain_node`.
+        """
+        settle(self.name, timeout_s, moved, force)
+        end_removed(self.name)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from dynamo_ray.config import check_name
-from dynamo_ray.core.plan import Plan, plan
+from dynamo_ray.core.plan import Plan, plan, rebalanced
 from dynamo_ray.core.ring import Member, Ring
 from dynamo_ray.core.slots import Placement
 from dynamo_ray.errors import BadRequestError, UnavailableError, UnsafeChangeError
@@ -60,6 +60,11 @@ def weighing(name: str, weight: float) -> Wish:
         return _sound(planned)
 
     return wish
+
+
+def balancing() -> Wish:
+    """Every node has the share that its weight gives it: what changes left undone goes on."""
+    return lambda ring, states: rebalanced(ring)
 
 
 def replacing(old: str, new: Member, forced: bool = False) -> Wish:

@@ -51,6 +51,11 @@ class Plan:
             if giver != receiver
         )
 
+    @property
+    def receivers(self) -> dict[int, NodeId]:
+        """Slot -> whom it goes to, for all that move."""
+        return {m.partition * self.before.copies + m.copy: m.receiver for m in self.moves}
+
     def copies(self) -> Mapping[NodeId, tuple[int, int]]:
         """How many copies of partitions each node has, before and after."""
         before, after = Counter(self.before.slots), Counter(self.after.slots)
@@ -100,20 +105,21 @@ def plan(
     return Plan(ring, after, frozenset(exchanged))
 
 
+def rebalanced(ring: Ring) -> Plan:
+    """What has to move for the ring to be balanced, its members being as they are."""
+    try:
+        after = reclaim(ring, ring.members)
+    except ValueError:
+        after = ring  # fewer nodes with a weight than copies: nobody can take what others have
+    return Plan(ring, after, frozenset())
+
+
 def moves_due(placement: Placement) -> dict[int, NodeId]:
     """The slots that should have another owner for the ring to be balanced, and whom.
 
     Nothing while other moves are under way: a plan is made from what came of the last one.
     """
-    ring = placement.ring
-    if placement.under_way:
-        return {}
-    try:
-        after = reclaim(ring, ring.members)
-    except ValueError:
-        return {}  # fewer nodes with a weight than copies: nobody can take what others have
-    pairs = enumerate(zip(ring.slots, after.slots, strict=True))
-    return {slot: new for slot, (old, new) in pairs if old != new}
+    return {} if placement.under_way else rebalanced(placement.ring).receivers
 
 
 def _exchanged(

@@ -52,6 +52,7 @@ def test_nodes_come_and_go_under_load_and_nothing_fails_or_is_lost(
                 assert names(small) == {"n1", "n2", "n3", "n4"}
                 await under_load(load, lambda: small.remove_node("n1"))
                 assert names(small) == {"n2", "n3", "n4"}
+                await asyncio.to_thread(interrupted_removal, small)
                 await asyncio.to_thread(lost, small, "n2")
                 await under_load(load, lambda: small.replace_node("n2"))
                 assert names(small) == {"n3", "n4", "n5"}
@@ -63,6 +64,22 @@ def test_nodes_come_and_go_under_load_and_nothing_fails_or_is_lost(
     status = small.status()
     assert {node.owned for node in status.nodes} == {16}
     assert not any(node.doubted for node in status.nodes)
+
+
+def interrupted_removal(cluster: dynamo_ray.Cluster) -> None:
+    """A node is a member no more, and its process is still there: a commit ends it."""
+    from dynamo_ray import changing
+    from dynamo_ray.actors import fleet
+
+    node = cluster.add_node("extra")
+    cluster.drain_node(node)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fleet, "end", lambda *_: None)
+        cluster.remove_node(node)
+    assert node not in names(cluster) and node in fleet.member_names(cluster.name, fleet.NODE)
+    assert changing.look(cluster.name)[2][node]["state"] == "removed"
+    cluster.rebalance()
+    assert node not in fleet.member_names(cluster.name, fleet.NODE)
 
 
 def lost(cluster: dynamo_ray.Cluster, name: str) -> None:

@@ -17,7 +17,7 @@ from cli import changes
 from dynamo_ray import changing
 from dynamo_ray.changing import Site, Transfers
 from tests.cli.conftest import Command
-from tests.server.loopback import Threaded
+from tests.server.loopback import Threaded, until
 
 CHANGES = [("add",), ("drain", "n2"), ("remove", "n2"), ("replace", "n2", "--force")]
 
@@ -54,8 +54,8 @@ class Played:
     def replace_node(self, old: str, new: str, *, force: bool, **rest: Any) -> str:
         return self._do("replace", new, old, force, **rest)
 
-    def rebalance(self, **rest: Any) -> None:
-        self._do("commit", "", **rest)
+    def rebalance(self, *, force: bool, **rest: Any) -> None:
+        self._do("commit", force, **rest)
 
 
 @pytest.fixture
@@ -119,8 +119,8 @@ def test_as_json(
 
 def test_a_commit_as_json(dr: Command, carts: Threaded, played: Played) -> None:
     done = dr("ring", "commit", "--yes", "--json")
-    assert done.json == {"schema": "dynamo_ray.ring_commit/1", "name": "carts"}
-    assert played.told == [("commit", "")]
+    assert done.json == {"schema": "dynamo_ray.ring_commit/1", "name": "carts", "moves": 0}
+    assert played.told == [("commit", False)]
 
 
 @pytest.mark.parametrize("words", CHANGES, ids=" ".join)
@@ -186,6 +186,27 @@ def test_too_few_living_copies_are_8_unless_forced(
         assert played.told == []
         assert dr("node", *words, "--yes", "--force").code == 0
         played.told.clear()
+
+
+def test_nor_does_a_commit_move_what_is_weak(
+    dr: Command, fragile: Threaded, played: Played
+) -> None:
+    """A drain was interrupted after it had said the weight, and then others went down."""
+    for name in ("n2", "n3", "n4"):
+        fragile.run(fragile.cluster.kill_node(name))
+
+    async def weigh() -> None:
+        node, pool = fragile.cluster.nodes["n1"], fragile.cluster.coordinators.values()
+        node.weigh(0.25)
+        await until(lambda: all(one.view.nodes()[node.me].weight == 0.25 for one in pool))
+
+    fragile.run(weigh())
+    done = dr("ring", "commit", "--yes")
+    assert done.code == 8 and "fewer than 2 living copies" in done.err
+    assert played.told == []
+    done = dr("ring", "commit", "--yes", "--force", "--json")
+    assert done.code == 0 and done.json["moves"] > 0
+    assert played.told == [("commit", True)]
 
 
 def test_a_node_that_is_away_cannot_hand_over(
