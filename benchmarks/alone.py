@@ -1,10 +1,11 @@
-"""One storage node in a process of its own, as in production, and a client that coordinates itself.
+"""Storage nodes in a process of their own, and a client that coordinates itself. No Ray.
 
-    this process                     the node's process
+    this process                     the nodes' process
     client + coordinator ── wire ──► NodeServer, its log, its snapshots
-             └─ a line on stdin ───► status, snapshot, close; a line of JSON on stdout
+             └─ a line on stdin ───► a question, or close; a line of JSON on stdout
 
-No Ray and no other node: what is measured is what a node's disk, its log and its snapshots cost.
+`Apart` is any number of nodes; what they are asked is told by the module that they run. `Alone` is
+one node, as in production: what is measured is what its disk, its log and its snapshots cost.
 """
 
 from __future__ import annotations
@@ -16,48 +17,47 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgpack
+import uvloop
+
+from benchmarks import workloads
+from benchmarks.served import Served
+from dynamo_ray.client import AsyncClient
+from dynamo_ray.core.charter import Charter, charter_from
+from dynamo_ray.core.membership import View, view_from
+from dynamo_ray.core.ring import Member
+from dynamo_ray.core.settings import Settings
+from dynamo_ray.server.embedded import embedded_channel
+from dynamo_ray.server.node import NodeServer, open_node
+from dynamo_ray.session import Session
+
 ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-import msgpack  # noqa: E402
-import uvloop  # noqa: E402
-
-from benchmarks import workloads  # noqa: E402
-from benchmarks.served import Served  # noqa: E402
-from dynamo_ray.client import AsyncClient  # noqa: E402
-from dynamo_ray.core.charter import Charter, charter_from  # noqa: E402
-from dynamo_ray.core.membership import View, view_from  # noqa: E402
-from dynamo_ray.core.ring import Member  # noqa: E402
-from dynamo_ray.core.settings import Settings  # noqa: E402
-from dynamo_ray.server.embedded import embedded_channel  # noqa: E402
-from dynamo_ray.server.node import open_node  # noqa: E402
-from dynamo_ray.session import Session  # noqa: E402
-
-NAME = "n1"
+SERVE = "--serve"
 ANSWER_S = 300.0
+REACH_S = 5.0
 
 
-class Alone(Served):
-    """A node and its client, as a contestant of workloads.py."""
+class Apart(Served):
+    """Nodes and their client, as a contestant of workloads.py."""
 
     in_flight = 1
     verbs: Sequence[str] = ("put",)
 
-    def __init__(self, name: str, durability: str = "written", partitions: int = 256) -> None:
+    def __init__(self, name: str, settings: Settings, nodes: int, module: str) -> None:
         self.name = name
-        settings = Settings(n=1, r=1, w=1, partitions=partitions, durability=durability)
-        self.charter = Charter(os.urandom(16), "alone", settings, (Member(os.urandom(8), NAME),))
+        members = tuple(Member(os.urandom(8), f"n{i + 1}") for i in range(nodes))
+        self.charter = Charter(os.urandom(16), "apart", settings, members)
         self.folder = ""
+        self._module = module
         self._secrets = [os.urandom(32)]
         self._node: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Start the node in a new folder, or again in the one that it has, and connect to it."""
+        """Start the nodes in a new folder, or again in the one that they have, and connect."""
         self.folder = self.folder or tempfile.mkdtemp(prefix="dra", dir="/tmp")
         given = {
             "charter": self.charter.to_dict(),
@@ -66,7 +66,10 @@ class Alone(Served):
         }
         self._node = await asyncio.create_subprocess_exec(
             sys.executable,
-            __file__,
+            "-m",
+            self._module,
+            SERVE,
+            cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=2**24,
@@ -79,7 +82,7 @@ class Alone(Served):
         self._client = AsyncClient(session).with_options(timeout_s=5.0)
 
     async def ask(self, line: str) -> Any:
-        """Tell the node's process something, and wait for its answer."""
+        """Tell the nodes' process something, and wait for its answer."""
         node = self._node
         assert node is not None and node.stdin is not None and node.stdout is not None
         node.stdin.write(line.encode() + b"\n")
@@ -87,7 +90,7 @@ class Alone(Served):
         return json.loads(answer)
 
     async def stop(self) -> None:
-        """Close the node; its folder stays."""
+        """Close the nodes; their folder stays."""
         if self._client is not None:
             await self._client.close()
         if self._node is not None:
@@ -96,18 +99,26 @@ class Alone(Served):
         self._client = self._node = None
 
     async def close(self) -> None:
-        """Close the node and remove its folder."""
+        """Close the nodes and remove their folder."""
         await self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-async def load(node: Alone, space: workloads.Keyspace) -> None:
+class Alone(Apart):
+    """One node, with copies nowhere else."""
+
+    def __init__(self, name: str, durability: str = "written", partitions: int = 256) -> None:
+        settings = Settings(n=1, r=1, w=1, partitions=partitions, durability=durability)
+        super().__init__(name, settings, 1, "benchmarks.alone")
+
+
+async def load(node: Apart, space: workloads.Keyspace) -> None:
     """All keys of a keyspace, in batches."""
     for batch in space.batches:
         await node.put_many(batch)
 
 
-# ---- in the node's process
+# ---- in the nodes' process
 
 
 def resident_bytes() -> int:
@@ -122,27 +133,44 @@ def block_bytes() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes"))
 
 
-async def _serve() -> None:
+async def serve(answer: Callable[[list[NodeServer], str], Awaitable[Any]]) -> None:
+    """Open the nodes that stdin tells of, and answer its lines until one says to close."""
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader(limit=2**24)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     given = json.loads(await lines.readline())
-    charter = charter_from(given["charter"])
-    secrets = [bytes.fromhex(one) for one in given["secrets"]]
-    node = await open_node(
-        charter, secrets, charter.members[0], given["folder"], "127.0.0.1", View()
-    )
+    nodes = await _opened(given)
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)  # as actors/hosting.py
-    _tell(msgpack.packb(node.view.to_rows()).hex())
-    while (line := (await lines.readline()).strip()) not in (b"", b"close"):
-        if line == b"snapshot":
-            _tell(await node.snapshot())
-        else:
-            node.longest_hold_s, told = 0.0, node.status()
-            _tell({**told, "resident": resident_bytes(), "blocks": block_bytes()})
-    await node.close()
+    _tell(msgpack.packb(nodes[0].view.to_rows()).hex())
+    while (line := (await lines.readline()).decode().strip()) not in ("", "close"):
+        _tell(await answer(nodes, line))
+    for node in nodes:
+        await node.close()
     _tell("closed")
+
+
+async def _opened(given: dict[str, Any]) -> list[NodeServer]:
+    """The nodes, which know each other and are connected."""
+    charter = charter_from(given["charter"])
+    secrets = [bytes.fromhex(one) for one in given["secrets"]]
+    nodes: list[NodeServer] = []
+    for member in charter.members:
+        place = str(Path(given["folder"]) / member.name)
+        nodes.append(await open_node(charter, secrets, member, place, "127.0.0.1", View()))
+    for node in nodes:
+        for other in nodes:
+            node.learn(other.view)
+        await node.reach_nodes(REACH_S)
+    return nodes
+
+
+async def _answer(nodes: list[NodeServer], line: str) -> Any:
+    (node,) = nodes
+    if line == "snapshot":
+        return await node.snapshot()
+    node.longest_hold_s, told = 0.0, node.status()
+    return {**told, "resident": resident_bytes(), "blocks": block_bytes()}
 
 
 def _tell(what: Any) -> None:
@@ -150,4 +178,4 @@ def _tell(what: Any) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve())
+    uvloop.run(serve(_answer))

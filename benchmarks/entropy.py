@@ -1,12 +1,13 @@
-"""What the Merkle trees cost a put, and what a comparison of two owners costs. Needs no Ray.
+"""What marks of the Merkle trees cost, and what a comparison of two owners costs. Needs no Ray.
 
     python -m benchmarks.entropy
 
 Upkeep: the same puts go through a node's machine (core/node.py; no disk, no network) with trees of
 all partitions and with marking taken away, in turns; beside it a second run with marking, which
-says what noise is. Comparison: two node servers over loopback own the same partitions; of their
-keys some have a newer state at one of them. All partitions are compared, and it is counted what
-that took.
+says what noise is. What that is of a whole put, upkeep.py measures.
+
+Comparison: two node servers over loopback own the same partitions; of their keys some have a newer
+state at one of them. All partitions are compared, and it is counted what that took.
 """
 
 from __future__ import annotations

@@ -2,9 +2,13 @@
 
     python -m benchmarks.joining
 
-Five nodes hold the keys. In each round clients put and get for a while, then for as long again (the
-difference of the two is noise), and then while a sixth node joins; then it is removed. Latencies of
-a round are compared with those of the same round, and the medians of the ratios are told.
+    load once, keep the directories
+    each round: start from them ─► warm up ─► quiet ─► quiet again ─► a sixth node joins ─► stop
+
+Clients put and get without rest. In each round p50 and p99 while the node joins are compared with
+those of the window before, and those of the two quiet windows with each other: that is the noise.
+Told are the medians of these ratios over rounds, and how far they lie apart. Every round begins
+with the same five directories, which takes less than to let the sixth node hand its share back.
 """
 
 from __future__ import annotations
@@ -14,46 +18,48 @@ import asyncio
 import os
 import random
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import dynamo_ray
+from benchmarks.five import five_nodes, load, own_ray, until_compared
+from benchmarks.report import Round, figure_of, number, ratios, spread
 
-BATCH = 500
+NAME = "joining"
 WORKERS = 4
+COPIES, NODES = 3, 5
 
 
 @dataclass(frozen=True)
 class Window:
-    """What clients met in a while: latencies in ms, and how many operations failed."""
+    """What clients met in a while, and how many of their operations failed."""
 
-    p50_ms: float
-    p99_ms: float
-    per_s: float
+    taken: Round
     failed: int
 
-
-@contextmanager
-def five_nodes(name: str) -> Iterator[dynamo_ray.Cluster]:
-    """A cluster in a Ray and a folder of its own; both are gone in the end."""
-    folder = tempfile.mkdtemp(prefix="drb", dir="/tmp")
-    os.environ["DYNAMO_RAY_HOME"] = folder
-    try:
-        with dynamo_ray.start(name, nodes=5, data_dir=Path(folder) / "nodes") as cluster:
-            yield cluster
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    def __str__(self) -> str:
+        p50, p99 = (number(figure_of(self.taken, name)) for name in ("p50_ms", "p99_ms"))
+        rate = f"{number(self.taken.keys_per_s)} a second"
+        return f"p50 {p50} ms, p99 {p99} ms, {rate}, {self.failed} failed"
 
 
-async def load(client: Any, keys: list[str], value: bytes) -> None:
-    for at in range(0, len(keys), BATCH):
-        await client.put_many(dict.fromkeys(keys[at : at + BATCH], value), timeout_s=10)
+@dataclass(frozen=True)
+class Join:
+    """One round: two windows alike, and one while a node joined; what it held then."""
+
+    quiet: Window
+    again: Window
+    joining: Window
+    seconds: float
+    keys: int
+
+    def __str__(self) -> str:
+        told = f"joined in {self.seconds:.1f} s and holds {self.keys:,} keys"
+        windows = {"quiet": self.quiet, "again": self.again, "joining": self.joining}
+        return "\n".join([told, *(f"  {name}: {one}" for name, one in windows.items())])
 
 
 async def window(client: Any, keys: list[str], value: bytes, until: Callable[[], bool]) -> Window:
@@ -73,56 +79,98 @@ async def window(client: Any, keys: list[str], value: bytes, until: Callable[[],
             took.append(time.perf_counter() - before)
 
     await asyncio.gather(*(work(random.Random(i)) for i in range(WORKERS)))
-    passed_s = time.perf_counter() - began
-    took.sort()
-    p50, p99 = took[len(took) // 2], took[len(took) * 99 // 100]
-    return Window(p50 * 1000, p99 * 1000, len(took) / passed_s, failed)
+    return Window(Round(tuple(took), time.perf_counter() - began), failed)
 
 
 def for_s(seconds: float) -> Callable[[], bool]:
+    """True once so much time has passed."""
     end = time.perf_counter() + seconds
     return lambda: time.perf_counter() > end
 
 
-async def measure(name: str, given: argparse.Namespace, cluster: dynamo_ray.Cluster) -> None:
-    keys, value = [f"key:{i:012d}" for i in range(given.keys)], os.urandom(given.value_bytes)
-    client = await dynamo_ray.connect_async(name)
+async def fill(cluster: dynamo_ray.Cluster, keys: list[str], value: bytes) -> None:
+    """What every round begins with."""
+    client = await dynamo_ray.connect_async(cluster.name)
     await load(client, keys, value)
-    joins: list[float] = []
-    ratios: list[tuple[float, float]] = []
-    for number in range(given.rounds):
-        quiet = await window(client, keys, value, for_s(given.seconds))
-        again = await window(client, keys, value, for_s(given.seconds))
-        began = time.perf_counter()
-        join = asyncio.create_task(asyncio.to_thread(cluster.add_node))
-        meanwhile = await window(client, keys, value, join.done)
-        joins.append(time.perf_counter() - began)
-        print(
-            f"round {number + 1}: joined in {joins[-1]:.1f} s; p50 {quiet.p50_ms:.2f}, "
-            f"{again.p50_ms:.2f}, {meanwhile.p50_ms:.2f} ms; p99 {quiet.p99_ms:.1f}, "
-            f"{again.p99_ms:.1f}, {meanwhile.p99_ms:.1f} ms; {quiet.per_s:.0f}, {again.per_s:.0f}, "
-            f"{meanwhile.per_s:.0f} a second; {meanwhile.failed} failed",
-            flush=True,
-        )
-        ratios.append((again.p99_ms / quiet.p99_ms, meanwhile.p99_ms / again.p99_ms))
-        await asyncio.to_thread(cluster.remove_node, join.result())
-    noise, slower = (median(column) for column in zip(*ratios, strict=True))
-    print(
-        f"{given.keys:,} keys of {given.value_bytes:,} bytes: a sixth node joins in "
-        f"{median(joins):.1f} s; p99 x {slower:.2f} meanwhile (the same twice: x {noise:.2f})"
-    )
     await client.close()
+
+
+async def measure(
+    cluster: dynamo_ray.Cluster, keys: list[str], value: bytes, seconds: float
+) -> Join:
+    """One round of a cluster that was just started."""
+    await until_compared(cluster)
+    client = await dynamo_ray.connect_async(cluster.name)
+    await window(client, keys, value, for_s(seconds / 4))  # what comes first is slower
+    quiet = await window(client, keys, value, for_s(seconds))
+    again = await window(client, keys, value, for_s(seconds))
+    began = time.perf_counter()
+    join = asyncio.create_task(asyncio.to_thread(cluster.add_node))
+    joining = await window(client, keys, value, join.done)
+    took = time.perf_counter() - began
+    held = next(node.keys for node in cluster.status().nodes if node.name == join.result())
+    await client.close()
+    return Join(quiet, again, joining, took, held)
+
+
+def check_share(held: int, keys: int) -> None:
+    """A join that moved hardly anything measures nothing. Raises SystemExit."""
+    share = keys * COPIES // (NODES + 1)
+    if held < share / 2:
+        raise SystemExit(f"the node that joined holds {held:,} keys; its share is {share:,}")
+
+
+def told(rounds: list[Join]) -> list[str]:
+    """The medians over rounds, and how far rounds lie apart."""
+    quiet, again, joining = (
+        [getattr(one, name).taken for one in rounds] for name in ("quiet", "again", "joining")
+    )
+    lines = [f"{len(rounds)} rounds: joined in {spread([one.seconds for one in rounds], 1)} s"]
+    for name, title in (("p50_ms", "p50"), ("p99_ms", "p99")):
+        slower, noise = ratios(joining, again, name), ratios(again, quiet, name)
+        lines.append(f"{title} while it joins × {spread(slower)}")
+        lines.append(f"{title} of the same twice × {spread(noise)}")
+    calm = [window for one in rounds for window in (one.quiet, one.again)]
+    lines.append(f"failed: {failures([one.joining for one in rounds])} while it joins")
+    lines.append(f"failed: {failures(calm)} of the quiet windows")
+    return lines
+
+
+def failures(windows: list[Window]) -> str:
+    """How many of how many operations failed."""
+    calls = sum(len(one.taken.latencies_s) for one in windows)
+    return f"{sum(one.failed for one in windows):,} of {calls:,}"
+
+
+def run(given: argparse.Namespace, folder: Path) -> list[Join]:
+    """All rounds."""
+    keys, value = [f"key:{i:012d}" for i in range(given.keys)], os.urandom(given.value_bytes)
+    kept, place = folder / "kept", folder / "nodes"
+    with five_nodes(NAME, kept) as cluster:
+        asyncio.run(fill(cluster, keys, value))
+    rounds: list[Join] = []
+    for at in range(given.rounds):
+        shutil.copytree(kept, place)
+        os.sync()  # now, and not while clients are measured
+        with five_nodes(NAME, place) as cluster:
+            rounds.append(asyncio.run(measure(cluster, keys, value, given.seconds)))
+        shutil.rmtree(place)
+        print(f"round {at + 1} of {given.rounds}: {rounds[-1]}", flush=True)
+        check_share(rounds[-1].keys, given.keys)
+    return rounds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--value-bytes", type=int, default=1_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each quiet window")
     given = parser.parse_args()
-    with five_nodes("joining") as cluster:
-        asyncio.run(measure("joining", given, cluster))
+    with own_ray() as folder:
+        rounds = run(given, folder)
+    print(f"{given.keys:,} keys of {given.value_bytes:,} bytes, {WORKERS} clients without rest")
+    print("\n".join(told(rounds)))
 
 
 if __name__ == "__main__":

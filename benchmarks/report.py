@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -172,6 +172,16 @@ def times(ratio: float | None) -> str:
     if ratio is None:
         return "–"
     return f"{ratio:.0f}" if ratio >= 100 else f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}"
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """The median of a figure by round, and how far rounds lie apart: half of them, and all."""
+    if not values:
+        return "–"
+    low, high = min(values), max(values)
+    quarter, middle, three = quantiles(values, n=4, method="inclusive") if low < high else [low] * 3
+    shown = [f"{value:.{digits}f}" for value in (middle, quarter, three, low, high)]
+    return "{} (half of the rounds {} … {}, all {} … {})".format(*shown)
 
 
 def show(lines: Sequence[dict[str, Any]], baseline: str, notes: Sequence[str]) -> None:

@@ -78,6 +78,18 @@ class TestFigure:
         assert a_round([1.0] * 5, elapsed_s=0.5, keys=1000).keys_per_s == 10_000
 
 
+class TestSpread:
+    def test_is_the_median_and_how_far_rounds_lie_apart(self) -> None:
+        shown = report.spread([1.0, 1.4, 1.1, 1.3, 1.2])
+        assert shown == "1.20 (half of the rounds 1.10 … 1.30, all 1.00 … 1.40)"
+
+    def test_of_one_round_is_that_round(self) -> None:
+        assert report.spread([39.24], 1) == "39.2 (half of the rounds 39.2 … 39.2, all 39.2 … 39.2)"
+
+    def test_of_no_round_is_nothing(self) -> None:
+        assert report.spread([]) == "–"
+
+
 class TestPage:
     results = {
         ("put", "b"): [flat(2.0, 200)] * 3,
