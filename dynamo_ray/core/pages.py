@@ -1,10 +1,9 @@
 """Pages of a partition, in the order of the keys: what whoever reads all of it is given.
 
 Whoever asks begins after b"" and goes on after the last key of each page, until a page is shorter
-than its size. A partition is sorted once for a reading, at its first page. What comes meanwhile may
-be missing, and states may change: what is read is each key as it was when its page was made, which
-is enough for whoever merges it. Like every answer a page waits for the log up to what it shows
-(rule 1); a key that is written all the time delays it and does not stop it.
+than its size. A page shows what is held of its keys when it is made (core/orders.py keeps them in
+order): all of them, and each as it is then. Like every answer a page waits for the log up to what
+it shows (rule 1); a key that is written all the time delays it and does not stop it.
 """
 
 from __future__ import annotations
@@ -20,16 +19,14 @@ from dynamo_ray.core.upkeep import Copied, Copy, Scan, Scanned
 
 COPY_KEYS = 200
 SCAN_KEYS = 2000
-READINGS = 8
 
 
 class Pages:
-    """The partitions of a node that are being read, each with its keys in order."""
+    """What one node gives to whoever reads its partitions."""
 
     def __init__(self, replica: Replica, bytes_most: int) -> None:
         self._replica = replica
         self._bytes_most = bytes_most
-        self._sorted: dict[int, list[bytes]] = {}
 
     def page(self, to: Any, message: Copy | Scan) -> Reply:
         """The page that is asked for: bounded in keys, with states in bytes, at least one key."""
@@ -54,22 +51,13 @@ class Pages:
         return partition not in self._replica.in_doubt
 
     def _keys_after(self, partition: int, after: bytes, most: int) -> list[bytes]:
-        """The next keys that are still held; their order is kept until the last of them."""
-        held = self._replica.maps[partition]
-        in_order = self._sorted.pop(partition, None) if after else None
-        if in_order is None:
-            in_order = sorted(held)
-        keys: list[bytes] = []
+        """The next keys that are held; their order is kept until the last of them."""
+        orders = self._replica.orders
+        in_order = orders.take(partition)
         at = bisect_right(in_order, after)
-        while at < len(in_order) and len(keys) < most:
-            if in_order[at] in held:
-                keys.append(in_order[at])
-            at += 1
-        if at < len(in_order):
-            self._sorted[partition] = in_order
-            if len(self._sorted) > READINGS:
-                self._sorted.pop(next(iter(self._sorted)))
-        return keys
+        if at + most < len(in_order):
+            orders.keep(partition, in_order)
+        return in_order[at : at + most]
 
 
 def leads_on(after: bytes, keys: Sequence[bytes]) -> bool:

@@ -35,6 +35,7 @@ from dynamo_ray.core.messages import (
     Send,
 )
 from dynamo_ray.core.mint import Body, again, mint, operation_id
+from dynamo_ray.core.orders import Orders
 from dynamo_ray.core.plain import Plain, minted_of
 from dynamo_ray.core.remembered import RememberedPuts
 from dynamo_ray.core.settings import Settings
@@ -67,6 +68,7 @@ class Replica:
         self.lives = Lives(node)
         self.queue = Unpersisted()
         self.forest = Forest(maps)
+        self.orders = Orders(maps)
         self._limits = settings.limits
 
     @property
@@ -140,7 +142,7 @@ class Replica:
     def on_append_failed(self, appended: int = 0) -> list[Effect]:
         """The log took nothing after `appended`: undo that, latest first, and start anew."""
         for changes in self.queue.undo(self.maps, self.puts, self.hints, appended):
-            self.forest.mark(changes.partitions, changes.keys)
+            self._mark(changes.partitions, changes.keys)
         self.lives.end()
         return [Renew()]
 
@@ -272,9 +274,13 @@ class Replica:
     def record(self, changes: Changes) -> Persist:
         """Put them to the log; of a key that changed twice the later row counts."""
         of, keys = self.hints.of, changes.keys
-        self.forest.mark(changes.partitions, keys)
+        self._mark(changes.partitions, keys)
         hints = [of(key) for key in keys] if len(self.hints) else ()
         return Persist(self.queue.add(changes), changes.partitions, keys, changes.after, hints)
+
+    def _mark(self, partitions: Sequence[int], keys: Sequence[bytes]) -> None:
+        self.forest.mark(partitions, keys)
+        self.orders.mark(partitions, keys)
 
     def _deliver(self, owner: bytes) -> list[Effect]:
         merge_home = self.hints.delivery(owner, self.maps, self._limits.batch_bytes)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamo_ray.core import pages
+from dynamo_ray.core import orders, pages
 from dynamo_ray.core.pages import Pages, leads_on
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.settings import Settings
@@ -34,7 +34,7 @@ def test_all_that_was_there_from_first_to_last_is_read_once(
         patch.setattr(pages, "SCAN_KEYS", size)
         reading = of(*held)
         of_partition = reading._replica.maps[0]
-        after, read = b"", list[bytes]()
+        after, read, due = b"", list[bytes](), set[bytes]()
         while True:
             page = reading.page("co", (Scan if is_scan else Copy)(0, after)).message
             assert leads_on(after, page.keys) and page.complete
@@ -45,21 +45,24 @@ def test_all_that_was_there_from_first_to_last_is_read_once(
             of_partition.update(dict.fromkeys(come, HELD))
             for key in go:
                 of_partition.pop(key, None)
+            reading._replica.orders.mark([0] * (len(come) + len(go)), [*come, *go])
+            # What came behind this page is on one that follows: nobody else may have it by then.
+            due |= {key for key in come - go if key > after}
     assert len(set(read)) == len(read)
-    assert held - go <= set(read) <= held | come
+    assert due | (held - go) <= set(read) <= held | come
 
 
 def test_a_partition_is_sorted_once_for_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "COPY_KEYS", 10)
     sorts = []
     monkeypatch.setattr(
-        pages, "sorted", lambda keys: sorts.append(1) or sorted(keys), raising=False
+        orders, "sorted", lambda keys: sorts.append(1) or sorted(keys), raising=False
     )
     reading = of(*(b"%03d" % i for i in range(100)))
     after = b""
     while page := reading.page("co", Copy(0, after)).message.keys:
         after = page[-1]
-    assert len(sorts) <= 2 and not reading._sorted  # and once more to see that it has ended
+    assert len(sorts) <= 2 and not reading._replica.orders  # and once more to see that it has ended
 
 
 def test_few_readings_are_remembered() -> None:
@@ -67,5 +70,16 @@ def test_few_readings_are_remembered() -> None:
     reading = of(*keys, partitions=20)
     for partition in range(20):
         reading.page("co", Copy(partition, b""))
-    assert len(reading._sorted) == pages.READINGS
+    assert len(reading._replica.orders) == orders.READINGS
     assert reading.page("co", Copy(0, keys[199])).message.keys == keys[200:]
+
+
+def test_an_order_that_somebody_left_behind_hides_nothing_from_the_next_reading() -> None:
+    reading = of(*(b"%03d" % i for i in range(300)))
+    held, orders = reading._replica.maps[0], reading._replica.orders
+    reading.page("co", Copy(0, b""))
+    assert len(orders) == 1
+    held.clear()
+    held[b"after"] = HELD
+    orders.mark([0] * 301, [*(b"%03d" % i for i in range(300)), b"after"])
+    assert reading.page("co", Copy(0, b"150")).message.keys == [b"after"]

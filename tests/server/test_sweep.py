@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from functools import partial
 from pathlib import Path
@@ -126,15 +125,23 @@ def test_large_states_come_in_pages_that_fit_a_frame(tmp_path: Path) -> None:
     run(story())
 
 
+@pytest.mark.parametrize(("page_keys", "when"), [(200, 1), (7, 1), (7, 2), (7, 3)])
 def test_keys_that_go_home_while_they_are_read_are_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page_keys: int, when: int
 ) -> None:
-    """A stand-in lets go of what it kept at the worst moment: between the readings of a window."""
+    """A stand-in lets go of what it kept at the worst moment: between two questions.
+
+    Before the `when`-th: after the stand-ins were read and before the owners, or between windows,
+    when the owners had their keys in order already.
+    """
+    monkeypatch.setattr(pages, "COPY_KEYS", page_keys)
 
     async def story() -> None:
         async with Loopback(tmp_path, settings=ONE) as cluster:
             client = await cluster.connect()
             lost, first, second = cluster.owners_of(b"k")
+            before = [b"k%d before" % i for i in range(50)]
+            await client.put_many(dict.fromkeys(before, b"v"), w=3)
             await cluster.kill_node(first)
             await cluster.kill_node(second)
             keys = [b"k%d" % i for i in range(50)]
@@ -150,19 +157,17 @@ def test_keys_that_go_home_while_they_are_read_are_there(
             await cluster.start_node(first)
             await cluster.start_node(second)
             await cluster.kill_node(lost)
-            read_page, read = Reader._page, []
+            read_page, questions = Reader._page, dict[Any, int]()
 
             async def page(reader: Reader, kind: int, partition: int, ask: Ask) -> Page | None:
-                await asyncio.sleep(0.05 if ask.node in stand_ins else 0)
-                if read and (ask.node in stand_ins) is not (read[0] in stand_ins):
+                question = questions.setdefault((ask.node in stand_ins, ask.after), len(questions))
+                if question == when:
                     vars(cluster)["home"] = True
                     await until(lambda: cluster.hints() == 0)
-                found = await read_page(reader, kind, partition, ask)
-                read.append(ask.node)
-                return found
+                return await read_page(reader, kind, partition, ask)
 
             monkeypatch.setattr(Reader, "_page", page)
-            assert sorted(await read_all(cluster)) == sorted(keys)
+            assert sorted(await read_all(cluster)) == sorted(keys + before)
             assert cluster.hints() == 0, "or the test shows nothing"
 
     def hold(deliver: Any, cluster: Loopback, *args: Any) -> list[Any]:
