@@ -2,6 +2,10 @@
 
 Who cannot be reached is left alone for a while and then tried again, so that a node that is away
 for a moment is missing for that moment only.
+
+A command that asks all nodes begins by meeting them: each is asked whom it knows, so that one that
+joined a moment ago is asked as well. Later it learns from whoever refuses a question because the
+ring has changed (core/following.py).
 """
 
 from __future__ import annotations
@@ -10,6 +14,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from dynamo_ray.core.kinds import VIEW, VIEWED
+from dynamo_ray.core.messages import Code, Refused
+from dynamo_ray.core.ring import Ring
+from dynamo_ray.core.slots import Placement
 from dynamo_ray.session import Session
 from dynamo_ray.wire.connections import Connection
 from dynamo_ray.wire.errors import CallError, WireError
@@ -29,6 +37,33 @@ class Nodes:
         self._connections: dict[bytes, Connection] = {}
         self._reaching = asyncio.Lock()
         self._not_before: dict[bytes, float] = {}
+        self._placement = session.placement()
+
+    @property
+    def placement(self) -> Placement:
+        """Who owns what, as far as anybody has told so far."""
+        self._placement = self._placement.learn(self._session.view)
+        return self._placement
+
+    @property
+    def ring(self) -> Ring:
+        """The ring of that."""
+        return self.placement.ring
+
+    async def meet(self) -> None:
+        """Reach every member that a member knows, and learn what each of them knows."""
+        met: set[bytes] = set()
+        while new := [one.node for one in self.ring.members if one.node not in met]:
+            met.update(new)
+            await self.reach(new)
+            await self.learn(new)
+
+    async def learn(self, nodes: Sequence[bytes]) -> None:
+        """Know what these nodes know of members and ring; of who does not answer, nothing."""
+        answers = await asyncio.gather(*(self.ask(node, VIEW, ()) for node in nodes))
+        for answer in answers:
+            if answer is not None and answer[0] == VIEWED:
+                self._session.learn(answer[1])
 
     async def reach(self, nodes: Sequence[bytes]) -> None:
         """Connect to those that are not connected, unless that was tried a moment ago."""
@@ -71,3 +106,8 @@ class Nodes:
         connection = self._connections.pop(node, None)
         if connection is not None:
             connection.close()
+
+
+def is_other_ring(kind: int, fields: Sequence[Any]) -> bool:
+    """True if an answer says that the question was asked under another ring than the node knows."""
+    return kind == Refused.KIND and bool(fields) and fields[0] == Code.OTHER_EPOCH

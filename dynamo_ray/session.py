@@ -174,7 +174,7 @@ class Session:
         for channel in self._channels.values():
             answer = await _answer_of(channel, timeout_s)
             if answer is not None:
-                self._learn(answer)
+                self.learn(answer)
                 return
         raise ClusterNotFoundError("no coordinator answers; is the cluster running?")
 
@@ -228,11 +228,12 @@ class Session:
                 continue
             answer = await _answer_of(one, ASK_S)
             if answer is not None:
-                self._learn(answer)
+                self.learn(answer)
                 return True
         return False
 
-    def _learn(self, fields: list[Any]) -> None:
+    def learn(self, fields: list[Any]) -> None:
+        """Know this, too: what a member answered that was asked for its view."""
         try:
             self.view = merge_views(self.view, view_from(fields[0]))
             self.charter = dict(json.loads(fields[1]))

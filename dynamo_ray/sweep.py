@@ -1,8 +1,8 @@
 """Reading a whole cluster partition by partition, from all its nodes at once (core/sweep.py).
 
 `Reader.states` gives keys with their whole states, `Reader.keys` the keys alone. Each partition is
-read in pages over connections of their own, so memory is bounded by a page of each node. What is
-promised is exact: see `Reader`.
+read in pages over connections of their own, so memory is bounded by a page of each node. Nodes may
+come and go meanwhile. What is promised is exact: see `Reader`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from dynamo_ray.asking import Nodes
+from dynamo_ray.asking import Nodes, is_other_ring
 from dynamo_ray.core.charter import charter_from
 from dynamo_ray.core.kinds import COPIED, COPY, SCAN, SCANNED
 from dynamo_ray.core.pages import leads_on
 from dynamo_ray.core.ring import Member, by_name
-from dynamo_ray.core.sweep import Ask, Effect, Page, Rows, Sweep, Swept
+from dynamo_ray.core.sweep import Ask, Learn, Page, Parted, Rows, Sweep, Swept
 from dynamo_ray.errors import UnavailableError
 from dynamo_ray.session import Session
 from dynamo_ray.wire.keys import Credentials
@@ -26,24 +26,29 @@ from dynamo_ray.wire.keys import Credentials
 class Reader:
     """Connections to all nodes of a cluster that can be reached.
 
-    A partition that was read to its end held every write that was acknowledged before it was begun
-    by more nodes than did not answer completely (a stand-in and the owner it stands in for count as
-    one). A write is acknowledged at W nodes, so where W or more did not, UnavailableError is
-    raised: something may be missing. Writes made meanwhile may or may not be there, and there is
-    no snapshot across keys; but each state is a merge of what nodes held, never half of a write.
+    A partition that was read to its end held every write that was acknowledged before the reader
+    was opened by more nodes than did not answer completely (a stand-in and the owner it stands in
+    for count as one). A write is acknowledged at W nodes, so where W or more did not,
+    UnavailableError is raised: something may be missing. Writes made meanwhile may or may not be
+    there, and there is no snapshot across keys; but each state is a merge of what nodes held, never
+    half of a write. All this holds while partitions change hands, too.
     """
 
     def __init__(self, session: Session, credentials: Credentials) -> None:
         self.charter = charter_from(session.charter)
         self.missing: set[bytes] = set()
         """The nodes that did not answer completely for every partition that was read."""
-        self._ring = session.placement().ring
         self._nodes = Nodes(session, credentials)
+        self._members: dict[bytes, Member] = {}
 
     @property
     def members(self) -> list[Member]:
-        """The nodes that are read, in the order of their names."""
-        return sorted(self._ring.members, key=by_name)
+        """The nodes that were read, or should have been, in the order of their names."""
+        return sorted(self._members.values(), key=by_name)
+
+    async def open(self) -> None:
+        """Hear from every node whom it knows."""
+        await self._nodes.meet()
 
     async def states(self, partition: int) -> AsyncGenerator[Rows, None]:
         """All keys of a partition with their states. Raises UnavailableError."""
@@ -60,10 +65,8 @@ class Reader:
         self._nodes.close()
 
     async def _read(self, kind: int, partition: int) -> AsyncGenerator[Rows, None]:
-        nodes, n = self._ring.preference(partition), self.charter.settings.n
-        await self._nodes.reach(nodes)
-        machine = Sweep(nodes[n:], nodes[:n])
-        effects: list[Effect] = machine.start()
+        machine = Sweep(*await self._placed(partition))
+        effects = machine.start()
         while True:
             asks = []
             for effect in effects:
@@ -71,17 +74,34 @@ class Reader:
                     asks.append(effect)
                 elif isinstance(effect, Rows):
                     yield effect
-                else:
+                elif isinstance(effect, Swept):
                     self._judge(partition, effect)
                     return
-            pages = await asyncio.gather(*(self._page(kind, partition, ask) for ask in asks))
-            effects = machine.on_pages(
-                {ask.node: page for ask, page in zip(asks, pages, strict=True)}
-            )
+                else:
+                    await self._learn(effect)
+                    effects = machine.on_ring(*await self._placed(partition))
+                    break
+            else:
+                pages = await asyncio.gather(*(self._page(kind, partition, ask) for ask in asks))
+                effects = machine.on_pages(
+                    {ask.node: page for ask, page in zip(asks, pages, strict=True)}
+                )
+
+    async def _placed(self, partition: int) -> tuple[Sequence[bytes], Sequence[bytes], bytes]:
+        """The stand-ins and owners of a partition as they are known now, and the owners' epoch."""
+        ring = self._nodes.ring
+        self._members |= {member.node: member for member in ring.members}
+        nodes = ring.preference(partition)
+        await self._nodes.reach(nodes)
+        return nodes[ring.copies :], nodes[: ring.copies], ring.epoch_of(partition)
+
+    async def _learn(self, effect: Learn) -> None:
+        await asyncio.sleep(effect.after_s)
+        await self._nodes.learn(effect.nodes)
 
     def _judge(self, partition: int, swept: Swept) -> None:
         self.missing |= swept.missing
-        nodes, w = len(self._ring.members), self.charter.settings.w
+        nodes, w = len(self._members), self.charter.settings.w
         if len(swept.missing) >= w:
             told, needed = nodes - len(swept.missing), nodes - w + 1
             text = (
@@ -90,10 +110,13 @@ class Reader:
             )
             raise UnavailableError(needed, told, text)
 
-    async def _page(self, kind: int, partition: int, ask: Ask) -> Page | None:
+    async def _page(self, kind: int, partition: int, ask: Ask) -> Page | Parted | None:
         """A node's next page; None if it gives none, and then it is not asked again."""
-        answer = await self._nodes.ask(ask.node, kind, (partition, ask.after))
-        return None if answer is None else _page_of(*answer, ask.after)
+        epoch = () if ask.epoch is None else (ask.epoch,)
+        answer = await self._nodes.ask(ask.node, kind, (partition, ask.after, *epoch))
+        if answer is None:
+            return None
+        return Parted() if is_other_ring(*answer) else _page_of(*answer, ask.after)
 
 
 @asynccontextmanager
@@ -101,6 +124,7 @@ async def reading(session: Session, credentials: Credentials) -> AsyncIterator[R
     """A Reader of the cluster that the session knows, for as long as it is needed."""
     reader = Reader(session, credentials)
     try:
+        await reader.open()
         yield reader
     finally:
         reader.close()

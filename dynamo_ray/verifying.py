@@ -4,7 +4,10 @@
                    ─► keys that differ ─► a moment later ─► those that differ still
 
 It reads the owners' Merkle trees (core/merkle.py), and keys only where these differ. A write under
-way differs for a moment, so what differs is looked at twice. Nothing is changed.
+way differs for a moment, so what differs is looked at twice, and more often while the partition is
+on its way to another node: that takes no writes for a moment, and gets them as hints. Owners are
+asked under the epoch of the owners; a partition that changes hands meanwhile is begun again. What
+is found is of one set of owners, and nothing is changed.
 """
 
 from __future__ import annotations
@@ -14,10 +17,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dynamo_ray.asking import Nodes
+from dynamo_ray.asking import Nodes, is_other_ring
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
+from dynamo_ray.core.following import Following
+from dynamo_ray.core.handover import CLOSED_MS_MAX
 from dynamo_ray.core.merkle import BUCKETS_A_BRANCH, WIDTH, bucket_of, differing
 from dynamo_ray.core.messages import Code, Refused
+from dynamo_ray.core.slots import Placement
 from dynamo_ray.core.upkeep import (
     Compare,
     Compared,
@@ -31,6 +37,7 @@ from dynamo_ray.wire.keys import Credentials
 
 AT_ONCE = 4
 SETTLE_S = 1.0
+LOOKS_ON_THE_WAY = 2 + CLOSED_MS_MAX // 1000
 POLL_S = 0.1
 PATIENCE_S = 60.0
 EXAMPLES = 20
@@ -75,64 +82,73 @@ class Verified:
         return {"equal": self.are_equal, **asdict(self)}
 
 
-class _Verification:
-    """One command's: asks the owners of one partition after the other, a few at a time."""
+class _Look:
+    """One look at a partition's owners, as far as they are its owners by this placement."""
 
-    def __init__(self, session: Session, credentials: Credentials) -> None:
-        self.ring = session.placement().ring
-        self.names = {member.node: member.name for member in self.ring.members}
-        self.nodes = Nodes(session, credentials)
-        self.differences: list[Difference] = []
-        self.unread: dict[int, list[str]] = {}
-        self.doubted: dict[int, list[str]] = {}
+    def __init__(self, nodes: Nodes, placement: Placement, partition: int) -> None:
+        ring = placement.ring
+        self.owners = ring.owners(partition)
+        self.epoch = ring.epoch_of(partition)
+        self.parted: set[bytes] = set()
+        self.unread: list[str] = []
+        self.doubted: list[str] = []
+        self.difference: Difference | None = None
+        self._names = {member.node: member.name for member in ring.members}
+        self._nodes, self._partition = nodes, partition
+        slots = range(partition * ring.copies, (partition + 1) * ring.copies)
+        is_on_its_way = not placement.under_way.keys().isdisjoint(slots)
+        self._looks = LOOKS_ON_THE_WAY if is_on_its_way else 1
 
-    async def look_at(self, partition: int) -> None:
-        """Compare the owners' copies of a partition."""
-        owners = self.ring.owners(partition)
-        await self.nodes.reach(owners)
-        answers = await asyncio.gather(*(self._branches(node, partition) for node in owners))
+    async def run(self) -> None:
+        """Compare the owners' copies; if any has `parted` from the others nothing of it counts."""
+        owners = self.owners
+        await self._nodes.reach(owners)
+        answers = await asyncio.gather(*(self._branches(node) for node in owners))
         told = {n: one for n, one in zip(owners, answers, strict=True) if one is not None}
-        self._note(self.unread, partition, [n for n in owners if n not in told])
-        self._note(self.doubted, partition, [n for n, one in told.items() if not one.complete])
+        self._note(self.unread, [n for n in owners if n not in told])
+        self._note(self.doubted, [n for n, one in told.items() if not one.complete])
         branches = _unlike([one.branches for one in told.values()])
-        if not branches:
-            return
-        buckets = await self._buckets(partition, list(told), branches)
-        first = await self._keys_that_differ(partition, list(told), buckets)
-        if not first:
-            return
-        await asyncio.sleep(SETTLE_S)
-        again = await self._keys_that_differ(partition, list(told), set(map(bucket_of, first)))
-        still = {key: held for key, held in again.items() if key in first}
-        if still:
-            lacking = {
-                self.names[node]: sum(node not in held for held in still.values()) for node in told
-            }
-            examples = sorted(still)[:EXAMPLES]
-            names = [self.names[node] for node in told]
-            self.differences.append(Difference(partition, names, len(still), lacking, examples))
+        differing: dict[bytes, dict[bytes, bytes]] = {}
+        if branches:
+            buckets = await self._buckets(list(told), branches)
+            differing = await self._keys_that_differ(list(told), buckets)
+        for _ in range(self._looks):
+            if differing and not self.parted:
+                await asyncio.sleep(SETTLE_S)
+                again = set(map(bucket_of, differing))
+                found = await self._keys_that_differ(list(told), again)
+                differing = {key: held for key, held in found.items() if key in differing}
+        if differing:
+            self.difference = self._told(list(told), differing)
 
-    def _note(self, where: dict[int, list[str]], partition: int, nodes: Sequence[bytes]) -> None:
-        if nodes:
-            where.setdefault(partition, [])
-            known = where[partition]
-            known += [self.names[node] for node in nodes if self.names[node] not in known]
+    def _told(self, nodes: list[bytes], differing: dict[bytes, dict[bytes, bytes]]) -> Difference:
+        lacking = {
+            self._names[node]: sum(node not in held for held in differing.values())
+            for node in nodes
+        }
+        names, examples = [self._names[node] for node in nodes], sorted(differing)[:EXAMPLES]
+        return Difference(self._partition, names, len(differing), lacking, examples)
+
+    def _note(self, where: list[str], nodes: Iterable[bytes]) -> None:
+        where += [name for node in nodes if (name := self._names[node]) not in where]
 
     async def _ask(self, node: bytes, message: Compare | Descend | Enumerate) -> Any:
         """The answer as a message; None for none, or for one that cannot be read."""
-        fields = (0, self.ring.epoch_of(message.partition), *to_fields(message))
-        answer = await self.nodes.ask(node, message.KIND, fields)
+        fields = (0, self.epoch, *to_fields(message))
+        answer = await self._nodes.ask(node, message.KIND, fields)
+        if answer is not None and is_other_ring(*answer):
+            self.parted.add(node)
         try:
             return None if answer is None else from_fields(*answer)
         except BadMessageError:
             return None
 
-    async def _branches(self, node: bytes, partition: int) -> Compared | None:
+    async def _branches(self, node: bytes) -> Compared | None:
         """A node's branches; it may have to hash its tree first."""
         loop = asyncio.get_running_loop()
         until = loop.time() + PATIENCE_S
         while True:
-            reply = await self._ask(node, Compare(partition, b""))
+            reply = await self._ask(node, Compare(self._partition, b""))
             if isinstance(reply, Refused) and reply.code == Code.NOT_READY:
                 if loop.time() < until:
                     await asyncio.sleep(POLL_S)
@@ -140,26 +156,27 @@ class _Verification:
             is_it = isinstance(reply, Compared) and len(reply.branches) == WIDTH
             return reply if is_it else None
 
-    async def _buckets(
-        self, partition: int, nodes: Sequence[bytes], branches: Sequence[int]
-    ) -> set[int]:
+    async def _buckets(self, nodes: Sequence[bytes], branches: Sequence[int]) -> set[int]:
         """The buckets under these branches that differ."""
-        message = Descend(partition, branches)
+        message = Descend(self._partition, branches)
         replies = await asyncio.gather(*(self._ask(node, message) for node in nodes))
-        size = len(branches) * WIDTH
-        told = [one for one in replies if isinstance(one, Descended) and len(one.buckets) == size]
-        rows = _unlike([one.buckets for one in told])
+        size, told = len(branches) * WIDTH, []
+        for node, reply in zip(nodes, replies, strict=True):
+            if isinstance(reply, Descended) and len(reply.buckets) == size:
+                told.append(reply.buckets)
+            else:
+                self._note(self.unread, [node])
         step = BUCKETS_A_BRANCH
-        return {branches[row // step] * step + row % step for row in rows}
+        return {branches[row // step] * step + row % step for row in _unlike(told)}
 
     async def _keys_that_differ(
-        self, partition: int, nodes: Sequence[bytes], buckets: Iterable[int]
+        self, nodes: Sequence[bytes], buckets: Iterable[int]
     ) -> dict[bytes, dict[bytes, bytes]]:
         """Of the keys in these buckets those that differ: who holds it, with which digest."""
         wanted = sorted(buckets)
-        listed = await asyncio.gather(*(self._keys(node, partition, wanted) for node in nodes))
+        listed = await asyncio.gather(*(self._keys(node, wanted) for node in nodes))
         told = {node: of for node, of in zip(nodes, listed, strict=True) if of is not None}
-        self._note(self.unread, partition, [node for node in nodes if node not in told])
+        self._note(self.unread, [node for node in nodes if node not in told])
         found: dict[bytes, dict[bytes, bytes]] = {}
         for node, of in told.items():
             for key, known in of.items():
@@ -170,12 +187,12 @@ class _Verification:
             if len(held) < len(told) or len(set(held.values())) > 1
         }
 
-    async def _keys(self, node: bytes, partition: int, buckets: Sequence[int]) -> Digests | None:
+    async def _keys(self, node: bytes, buckets: Sequence[int]) -> Digests | None:
         """All keys that a node has in these buckets, with their digests, page by page."""
         held: Digests = {}
         after = b""
         while True:
-            page = await self._ask(node, Enumerate(partition, buckets, after))
+            page = await self._ask(node, Enumerate(self._partition, buckets, after))
             if not isinstance(page, Enumerated) or (not page.last and not page.keys):
                 return None
             if page.keys and page.keys[0] <= after:
@@ -193,24 +210,41 @@ async def verify(
     moved: Moved = lambda done, of: None,
 ) -> Verified:
     """Compare the copies of these partitions, or of all; `moved` hears how far it has come."""
-    at = _Verification(session, credentials)
-    wanted = range(at.ring.partitions) if partitions is None else partitions
+    nodes = Nodes(session, credentials)
     turns = asyncio.Semaphore(AT_ONCE)
-    done = 0
+    looks: dict[int, _Look] = {}
 
     async def one(partition: int) -> None:
-        nonlocal done
         async with turns:
-            await at.look_at(partition)
-        done += 1
-        moved(done, len(wanted))
+            looks[partition] = await _looked_at(nodes, partition)
+        moved(len(looks), len(wanted))
 
     try:
+        await nodes.meet()
+        wanted = range(nodes.ring.partitions) if partitions is None else partitions
         await asyncio.gather(*(one(partition) for partition in wanted))
     finally:
-        at.nodes.close()
-    differences = sorted(at.differences, key=lambda one: one.partition)
-    return Verified(len(wanted), differences, at.unread, at.doubted)
+        nodes.close()
+    in_order = sorted(looks.items())
+    return Verified(
+        len(wanted),
+        [look.difference for _, look in in_order if look.difference is not None],
+        {partition: look.unread for partition, look in in_order if look.unread},
+        {partition: look.doubted for partition, look in in_order if look.doubted},
+    )
+
+
+async def _looked_at(nodes: Nodes, partition: int) -> _Look:
+    """A look at whoever owns the partition from its beginning to its end, if there is one."""
+    following = Following()
+    while True:
+        look = _Look(nodes, nodes.placement, partition)
+        await look.run()
+        pause_s = following.pause_s(look.epoch) if look.parted else None
+        if pause_s is None:
+            return look
+        await asyncio.sleep(pause_s)
+        await nodes.learn(sorted(look.parted))
 
 
 def _unlike(rows: Sequence[bytes]) -> list[int]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo_ray.core.clock import Clock, Dot
+from dynamo_ray.core.following import PAUSE_S, TRIES
 from dynamo_ray.core.merge import merge
-from dynamo_ray.core.sweep import Ask, Page, Rows, Sweep, Swept, merged, rest_of
+from dynamo_ray.core.sweep import Ask, Learn, Page, Parted, Rows, Sweep, Swept, merged, rest_of
 from dynamo_ray.core.version import Kind, State, Version, encode
 
 Held = dict[bytes, bytes]
+Placed = tuple[list[bytes], list[bytes], bytes]
 
 
 def state(writer: int, counter: int = 1) -> bytes:
@@ -31,10 +34,12 @@ def page(held: Held, after: bytes, size: int, complete: bool = True) -> Page:
 def sweep(
     stand_ins: list[bytes],
     owners: list[bytes],
-    answer: Callable[[Ask], Page | None],
+    answer: Callable[[Ask], Page | Parted | None],
+    learn: Callable[[Learn], Placed] = lambda learn: pytest.fail("nobody refused"),
+    epoch: bytes = b"",
 ) -> tuple[Held, Swept]:
     """Run the machine to its end; what it found, each key once and in order."""
-    machine, found, keys = Sweep(stand_ins, owners), {}, [b""]
+    machine, found, keys = Sweep(stand_ins, owners, epoch), {}, [b""]
     effects = machine.start()
     while True:
         asks = [effect for effect in effects if isinstance(effect, Ask)]
@@ -45,7 +50,11 @@ def sweep(
             elif isinstance(effect, Swept):
                 assert all(a < b for a, b in pairwise(keys)) and not asks
                 return found, effect
-        effects = machine.on_pages({ask.node: answer(ask) for ask in asks})
+        if isinstance(effects[-1], Learn):
+            assert not asks
+            effects = machine.on_ring(*learn(effects[-1]))
+        else:
+            effects = machine.on_pages({ask.node: answer(ask) for ask in asks})
 
 
 def test_each_key_once_with_the_merge_of_what_nodes_hold() -> None:
@@ -127,3 +136,134 @@ def test_the_rows_of_pages_end_where_they_are_told_to() -> None:
     assert merged(pages, b"b").keys == [b"a", b"b"]
     assert merged(pages, None).keys == [b"a", b"b", b"c"]
     assert rest_of(pages[0], b"b") == Page([b"c"], [state(1)], True)
+
+
+class Moving:
+    """Nodes whose slots go from one to another between any two answers, while hints go home.
+
+    What a node acknowledged nobody else holds. `told`: up to which ring a node knows of all.
+    """
+
+    def __init__(self, chance: Random) -> None:
+        self.chance = chance
+        self.rings = [[b"a", b"b"]]
+        self.nodes: dict[bytes, Held] = {name: {} for name in (b"a", b"b", b"c", b"d")}
+        self.told = dict.fromkeys(self.nodes, 0)
+        self.hints: list[tuple[bytes, bytes, int]] = []  # key, who keeps it, for which slot
+        for number in range(chance.randint(1, 16)):
+            key, slot = b"%d" % chance.randint(0, 20), chance.randint(0, 1)
+            keeper = chance.choice([b"c", b"d", self.rings[0][slot]])
+            self.nodes[keeper][key] = merge(self.nodes[keeper].get(key, state(0)), state(number))
+            self.hints += [(key, keeper, slot)] if keeper in (b"c", b"d") else []
+
+    def placed(self, ring: int) -> Placed:
+        owners = self.rings[ring]
+        return [node for node in self.nodes if node not in owners], owners, b"".join(owners)
+
+    def held(self) -> Held:
+        found: Held = {}
+        for held in self.nodes.values():
+            found |= {key: merge(found.get(key, one), one) for key, one in held.items()}
+        return found
+
+    def step(self) -> None:
+        """Something happens: a slot moves, a key goes home, a node hears of it, or lets go."""
+        what, owners = self.chance.randint(0, 5), self.rings[-1]
+        if what == 0 and len(self.rings) < 5:
+            slot = self.chance.randint(0, 1)
+            receiver = self.chance.choice([node for node in self.nodes if node not in owners])
+            self.give(owners[slot], receiver)
+            moved = [receiver if at == slot else node for at, node in enumerate(owners)]
+            self.rings.append(moved)
+            self.told[owners[slot]] = len(self.rings) - 1
+        elif what == 1 and self.hints:
+            key, keeper, slot = self.hints.pop()
+            self.give(keeper, owners[slot], [key])
+        elif what == 2:
+            self.told[self.chance.choice(sorted(self.nodes))] = len(self.rings) - 1
+        elif what == 3:
+            for node, held in self.nodes.items():
+                if node not in owners and self.told[node] == len(self.rings) - 1:
+                    kept = {key for key, keeper, _ in self.hints if keeper == node}
+                    for key in held.keys() - kept:
+                        del held[key]
+
+    def give(self, giver: bytes, receiver: bytes, keys: list[bytes] | None = None) -> None:
+        to = self.nodes[receiver]
+        for key in self.nodes[giver] if keys is None else keys:
+            one = self.nodes[giver].get(key)
+            if one is not None:
+                to[key] = merge(to.get(key, one), one)
+
+    def answer(self, ask: Ask) -> Page | Parted:
+        self.step()
+        if ask.epoch not in (None, b"".join(self.rings[self.told[ask.node]])):
+            return Parted()
+        return page(self.nodes[ask.node], ask.after, self.chance.randint(1, 3))
+
+    def learn(self, learn: Learn) -> Placed:
+        """A refusal shows what the node knows; one that is behind hears of it in the end."""
+        self.step()
+        self.seen = max([self.seen, *(self.told[node] for node in learn.nodes)])
+        if learn.after_s:
+            self.told |= {node: max(self.told[node], self.seen) for node in learn.nodes}
+        return self.placed(self.seen)
+
+    seen = 0
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers())
+def test_a_partition_that_changes_hands_meanwhile_is_read_whole(seed: int) -> None:
+    moving = Moving(Random(seed))
+    wanted = moving.held()
+    found, swept = sweep([b"c", b"d"], [b"a", b"b"], moving.answer, moving.learn, b"ab")
+    assert found.keys() == wanted.keys() and not swept.missing
+    assert all(merge(found[key], one) == found[key] for key, one in wanted.items())
+
+
+def test_the_window_begins_again_and_what_was_read_stays() -> None:
+    held = {b"%d" % i: state(1) for i in range(6)}
+    asked: list[Ask] = []
+
+    def answer(ask: Ask) -> Page | Parted | None:
+        asked.append(ask)
+        if ask.epoch == b"old" and ask.after:
+            return Parted()
+        return page(held, ask.after, 3) if ask.node in (b"a", b"d") else None
+
+    found, swept = sweep([b"d"], [b"a"], answer, lambda learn: ([b"e"], [b"d"], b"new"), b"old")
+    assert found == held
+    assert asked[-3:] == [Ask(b"e", b"2"), Ask(b"d", b"2", b"new"), Ask(b"d", b"5", b"new")]
+    assert swept.missing == {b"e"}, "of the window that was given up nobody is missing"
+
+
+def test_who_knows_other_owners_for_long_is_missing() -> None:
+    held, pauses = {b"k": state(1)}, []
+
+    def learn(learn: Learn) -> Placed:
+        assert list(learn.nodes) == [b"b"]
+        pauses.append(learn.after_s)
+        return [b"s"], [b"a", b"b"], b"x"
+
+    asked: list[Ask] = []
+
+    def answer(ask: Ask) -> Page | Parted:
+        asked.append(ask)
+        return Parted() if ask.node == b"b" else page(held, ask.after, 9)
+
+    found, swept = sweep([b"s"], [b"a", b"b"], answer, learn, b"x")
+    assert found == held and swept.missing == {b"b"}
+    assert pauses == [0.0] + [PAUSE_S] * (TRIES - 1)
+    assert [ask.node for ask in asked[:3]] == [b"s", b"a", b"b"]
+    assert {ask.node for ask in asked[3:]} == {b"b"}, "who has answered is not asked again"
+
+
+def test_a_stand_in_that_refuses_is_not_left_out() -> None:
+    answers: list[Page | Parted] = [Parted(), page({b"k": state(1)}, b"", 9)]
+
+    def answer(ask: Ask) -> Page | Parted:
+        return answers.pop(0) if ask.node == b"s" else page({}, b"", 9)
+
+    found, _ = sweep([b"s"], [b"a"], answer, lambda learn: ([b"s"], [b"a"], b""))
+    assert found.keys() == {b"k"}
