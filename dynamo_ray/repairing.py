@@ -2,14 +2,15 @@
 
 Every node is told to compare what it leads (core/rounds.py) and asked how far it has come until
 nothing of that is left. A node that goes away meanwhile is not waited for; what it did not come to
-is said, and is compared when it is back.
+is said, and is compared when it is back. Partitions that changed hands meanwhile have others to
+compare them, who are told then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from dynamo_ray.session import Session
 from dynamo_ray.wire.keys import Credentials
 
 POLL_S = 0.2
+HEARD_S = 1.0  # by then every node has heard of what a node knows (core/gossip.py)
 COUNTS = ("comparisons", "keys_received", "keys_sent", "bytes", "failed")
 
 Moved = Callable[[int, int, int], None]
@@ -67,42 +69,80 @@ async def repair(
 
     `moved` hears how many comparisons are left, of how many, and how many keys were exchanged.
     """
-    names = {member.node: member.name for member in session.placement().ring.members}
     nodes = Nodes(session, credentials)
+    work = _Work(nodes, moved)
     try:
-        await nodes.reach(list(names))
-        asked = -1 if partition is None else partition
-        told = await asyncio.gather(*(_told(nodes, node, asked) for node in names))
-        before = {node: one for node, one in zip(names, told, strict=True) if one is not None}
-        after = await _until_done(nodes, before, moved)
+        await nodes.meet()
+        wanted = [p for p in range(nodes.ring.partitions) if partition in (None, p)]
+        told = [-1 if partition is None else partition]
+        while told:
+            ring = nodes.ring
+            await work.do(told)
+            await nodes.meet()
+            told = [p for p in wanted if nodes.ring.owners(p) != ring.owners(p)]
+            await asyncio.sleep(HEARD_S if told else 0)
     finally:
         nodes.close()
-    done = [
-        _done(names[n], before.get(n), after.get(n))
-        for n in sorted(names, key=lambda node: names[node])
-    ]
-    return Repaired(done)
+    return Repaired(work.done())
 
 
-async def _until_done(
-    nodes: Nodes, before: dict[bytes, dict[str, Any]], moved: Moved
-) -> dict[bytes, dict[str, Any]]:
-    """How each node stands once it has done what it was told; without those that went silent."""
-    after = dict(before)
-    total = sum(one["demanded"] for one in before.values())
-    while True:
-        left = sum(one["demanded"] for one in after.values())
-        keys = sum(_moved_keys(after[node]) - _moved_keys(before[node]) for node in after)
-        moved(left, total, keys)
-        if not left:
-            return after
-        await asyncio.sleep(POLL_S)
-        told = await asyncio.gather(*(_status(nodes, node) for node in after))
-        after = {
-            node: one
-            for node, one in zip(after, told, strict=True)
-            if one is not None and one["comparisons"] >= before[node]["comparisons"]
-        }
+class _Work:
+    """What all nodes have done so far, and where each began."""
+
+    def __init__(self, nodes: Nodes, moved: Moved) -> None:
+        self._nodes = nodes
+        self._moved = moved
+        self._names: dict[bytes, str] = {}
+        self._before: dict[bytes, dict[str, Any]] = {}
+        self._after: dict[bytes, dict[str, Any]] = {}
+        self._left_out: dict[bytes, set[str]] = {}
+
+    async def do(self, partitions: Sequence[int]) -> None:
+        """Have all nodes compare what they lead of these, and wait until they did."""
+        self._names = {member.node: member.name for member in self._nodes.ring.members}
+        present = list(self._names)
+        await self._nodes.reach(present)
+        self._after = {}
+        for partition in partitions:
+            told = await asyncio.gather(*(_told(self._nodes, node, partition) for node in present))
+            for node, one in zip(present, told, strict=True):
+                if one is not None:
+                    self._before.setdefault(node, one)
+                    self._after[node] = one
+                    self._left_out.setdefault(node, set()).update(one["left_out"])
+                else:
+                    self._after.pop(node, None)
+        await self._until_done()
+
+    def done(self) -> list[NodeRepair]:
+        """What each node did, in the order of their names."""
+        in_order = sorted(self._names, key=lambda node: self._names[node])
+        return [self._done(node) for node in in_order]
+
+    async def _until_done(self) -> None:
+        """Until each has done what it was told; without those that went silent."""
+        total = sum(one["demanded"] for one in self._after.values())
+        while True:
+            after, before = self._after, self._before
+            left = sum(one["demanded"] for one in after.values())
+            keys = sum(_moved_keys(after[node]) - _moved_keys(before[node]) for node in after)
+            self._moved(left, total, keys)
+            if not left:
+                return
+            await asyncio.sleep(POLL_S)
+            told = await asyncio.gather(*(_status(self._nodes, node) for node in after))
+            self._after = {
+                node: one
+                for node, one in zip(after, told, strict=True)
+                if one is not None and one["comparisons"] >= before[node]["comparisons"]
+            }
+
+    def _done(self, node: bytes) -> NodeRepair:
+        name, before, after = self._names[node], self._before.get(node), self._after.get(node)
+        if before is None or after is None:
+            return NodeRepair(name, silent=True)
+        counts = {count: after[count] - before[count] for count in COUNTS}
+        return NodeRepair(name, **counts, left_out=tuple(sorted(self._left_out[node])))
 
 
 async def _told(nodes: Nodes, node: bytes, partition: int) -> dict[str, Any] | None:
@@ -118,10 +158,3 @@ async def _status(nodes: Nodes, node: bytes) -> dict[str, Any] | None:
 
 def _moved_keys(status: dict[str, Any]) -> int:
     return int(status["keys_received"] + status["keys_sent"])
-
-
-def _done(name: str, before: dict[str, Any] | None, after: dict[str, Any] | None) -> NodeRepair:
-    if before is None or after is None:
-        return NodeRepair(name, silent=True)
-    counts = {count: after[count] - before[count] for count in COUNTS}
-    return NodeRepair(name, **counts, left_out=tuple(before["left_out"]))

@@ -57,15 +57,21 @@ class Rounds:
         self._again_ms = int(min(AGAIN_S, repair_s / 10) * 1000)
         self._me = me
         self._others: dict[bytes, _Other] = {}
+        self._taken: set[Turn] = set()
         self._now_ms = NEVER
         self.failed = 0
         """How many demanded comparisons came to nothing."""
         self.on_ring(ring)
 
     def on_ring(self, ring: Ring) -> None:
-        """Partitions have other owners: what these two still share keeps its turn."""
+        """Partitions have other owners: what these two still share keeps its turn.
+
+        A comparison that is under way ends here; if it was demanded it is due again.
+        """
+        demanded = {(partition, n) for n, of in self._others.items() for partition in of.demanded}
+        demanded |= {(turn.partition, turn.node) for turn in self._taken if turn.demanded}
         before, self._others = self._others, {}
-        self._taken: set[Turn] = set()
+        self._taken.clear()
         begun = {
             (partition, node): at
             for node, other in before.items()
@@ -79,6 +85,8 @@ class Rounds:
                     leads = owners.index(self._me) < owners.index(node)
                     at = begun.get((partition, node), NEVER if leads else self._now_ms)
                     (other.leads if leads else other.follows).append((partition, at))
+                    if leads and (partition, node) in demanded:
+                        other.demanded[partition] = None
         for node, other in self._others.items():
             other.leads = deque(sorted(other.leads, key=_when))
             other.follows = deque(sorted(other.follows, key=_when))

@@ -132,3 +132,23 @@ def test_a_demanded_comparison_that_fails_is_counted_and_not_repeated() -> None:
     assert pairs(taken(of, 3_000, done=False)) == {(3, C)}
     assert (of.demanded, of.failed) == (0, 1)
     assert taken(of, 3_001) == []
+
+
+def test_what_was_demanded_is_done_though_the_ring_changes_meanwhile() -> None:
+    of = rounds()
+    assert of.on_demand([0, 1, 3], NOBODY) == []
+    under_way = of.next()
+    assert under_way is not None and of.status()["demanded"] == 5
+    d = node_id("d")
+    members = (*MEMBERS, Member(d, "d"))
+    # 0 as before; B's slot of 1 went to another node, and C leads 3 by now.
+    of.on_ring(Ring(4, 3, members, (A, B, C, A, d, C, C, B, A, C, A, B)))
+    of.on_end(under_way, 0, False)
+    assert of.status()["demanded"] == 3 and of.failed == 0
+    of.on_tick(1, NOBODY)
+    turns = []
+    while (turn := of.next()) is not None and turn.demanded:
+        turns.append(turn)
+        of.on_end(turn, 1, True)
+    assert pairs(turns) == {(0, B), (0, C), (1, C)}
+    assert of.status()["demanded"] == 0

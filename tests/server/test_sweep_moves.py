@@ -6,6 +6,7 @@ missed the key.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,8 +19,9 @@ from dynamo_ray.backup import create, opened
 from dynamo_ray.core import pages
 from dynamo_ray.core.kinds import COPY, SCAN
 from dynamo_ray.core.sweep import Ask
-from dynamo_ray.core.upkeep import Compare, Enumerate
+from dynamo_ray.core.upkeep import Compare, Descend, Enumerate
 from dynamo_ray.errors import UnavailableError
+from dynamo_ray.repairing import Repaired, repair
 from dynamo_ray.server.node import NodeServer
 from dynamo_ray.session import Session
 from dynamo_ray.sweep import Reader, reading, scan
@@ -248,5 +250,84 @@ def test_verify_tells_nothing_false_of_a_partition_that_moves_meanwhile(
             monkeypatch.setattr(_Look, "_ask", asked)
             found = await verify(session, cluster.credentials)
             assert done and found.are_equal and not found.doubted
+
+    run(story())
+
+
+async def repaired(cluster: Loopback, session: Session, act: Move) -> Repaired:
+    """A repair of everything, while something happens once it has begun."""
+    done = []
+
+    def moved(left: int, total: int, keys: int) -> None:
+        if not done:
+            done.append(asyncio.ensure_future(act()))
+
+    found = await repair(session, cluster.credentials, moved=moved)
+    await done[0]
+    return found
+
+
+def test_a_repair_is_of_those_who_own_a_partition_in_the_end(tmp_path: Path) -> None:
+    """The first owner, who was to compare, has given the partition away before it came to it."""
+
+    async def story() -> None:
+        async with Loopback(tmp_path, nodes=4, settings=ONE) as cluster:
+            session, (first, second, third) = await with_two_copies(cluster)
+            new = await newcomer(cluster, "n5")
+            first.node.rounds.next = lambda: None  # it never comes to it
+            for one in cluster.nodes.values():
+                one.node.rounds._due = lambda other: None  # only what is demanded
+            found = await repaired(cluster, session, lambda: move(cluster, first, new))
+            assert found.is_whole and [node.name for node in found.nodes][-1] == "n5"
+            assert third.node.replica.maps[0] == second.node.replica.maps[0]
+
+    run(story())
+
+
+def test_verify_waits_for_what_a_node_gets_that_was_about_to_give_its_slot_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed for a cut-over it takes no writes, for longer than a write is under way."""
+    monkeypatch.setattr("dynamo_ray.verifying.SETTLE_S", 0.2)
+
+    async def story(is_on_its_way: bool) -> bool:
+        async with Loopback(tmp_path / str(is_on_its_way), nodes=4, settings=ONE) as cluster:
+            session, (first, second, third) = await with_two_copies(cluster)
+            if is_on_its_way:
+                [spare] = cluster.nodes.keys() - set(cluster.owners_of(b"k"))
+                receiver = cluster.nodes[spare].me
+                for one in cluster.nodes.values():
+                    one.node.handover.on_tick = lambda *_: []  # as if it took its time
+                view = first.placement.with_wishes([(0, receiver)], os.urandom(8))
+                first.learn(view)
+
+            def arrive() -> None:
+                third.node.replica.maps[0].update(second.node.replica.maps[0])
+                third.node.replica._mark([0] * len(KEYS), KEYS)
+
+            asyncio.get_running_loop().call_later(0.7, arrive)
+            return (await verify(session, cluster.credentials)).are_equal
+
+    assert run(story(True)) and not run(story(False))
+
+
+def test_verify_says_who_went_silent_in_the_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is left holds the same: that is no proof of anything."""
+
+    async def story() -> None:
+        async with Loopback(tmp_path, nodes=3, settings=ONE) as cluster:
+            session, (_, _, third) = await with_two_copies(cluster)
+            ask = _Look._ask
+
+            async def asked(look: _Look, node: bytes, message: Any) -> Any:
+                is_lost = isinstance(message, Descend) and node == third.me
+                return None if is_lost else await ask(look, node, message)
+
+            monkeypatch.setattr(_Look, "_ask", asked)
+            found = await verify(session, cluster.credentials)
+            name = cluster.owners_of(b"k")[2]
+            assert not found.are_equal and found.unread == {0: [name]}
 
     run(story())
