@@ -3,9 +3,10 @@
     file ─► checked ─► batches of one set of owners ─► Merge(durable) at all of them ─► W took it
 
 The cluster may have another size or other partitions than the one that the backup is of: each key
-goes to its owners under the cluster's own ring. Merging is what replicas do among themselves, so
-whatever is newer there stays, whatever was deleted stays deleted for as long as the tombstone is
-there, and doing it twice changes nothing. Clocks keep the dots of the backup's writers; nobody
+goes to its owners under the cluster's own ring, and if that changes meanwhile, to whoever they are
+then. Merging is what replicas do among themselves, so whatever is newer there stays, whatever was
+deleted stays deleted for as long as the tombstone is there, and doing it twice changes nothing.
+Clocks keep the dots of the backup's writers; nobody
 mints under a writer id that comes back by a merge (core/lives.py).
 """
 
@@ -13,14 +14,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dynamo_ray.backup import OnProgress, verify
-from dynamo_ray.core.agreeing import epoch_for
+from dynamo_ray.core.agreeing import OWNERS
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.encoding import BadMessageError, from_fields, to_fields
-from dynamo_ray.core.membership import View
+from dynamo_ray.core.following import Following
+from dynamo_ray.core.kinds import VIEW, VIEWED
+from dynamo_ray.core.membership import View, view_from
 from dynamo_ray.core.merge import merge
 from dynamo_ray.core.messages import Code, Fetch, Fetched, Merge, Merged, Refused
 from dynamo_ray.core.ring import partition_of
@@ -118,10 +122,18 @@ async def restore(
         owners.close()
 
 
+class _PartedError(Exception):
+    """Some of whom a batch was meant for know other owners of it."""
+
+    def __init__(self, nodes: list[bytes]) -> None:
+        self.nodes = nodes
+
+
 class _Batch(NamedTuple):
-    """Keys that have the same owners."""
+    """Keys that have the same owners, who are asked under their epoch."""
 
     owners: tuple[bytes, ...]
+    epoch: bytes
     keys: list[bytes]
     partitions: list[int]
     states: list[bytes]
@@ -167,15 +179,26 @@ class _Restoring:
         return list(_batches(self._owners.place_of, columns.keys, columns.states))
 
     async def _handle(self, batch: _Batch) -> None:
+        """Merge a batch, or compare it; if its owners have parted, in parts to those of today."""
+        following, left = Following(), [batch]
+        while left:
+            part = left.pop()
+            try:
+                await self._merge_or_compare(part)
+            except _PartedError as parted:
+                await self._owners.follow(following, part.epoch, parted.nodes)
+                left += _batches(self._owners.place_of, part.keys, part.states)
+        self._keys += len(batch.keys)
+        self._bytes += sum(map(len, batch.states))
+        self._tell()
+
+    async def _merge_or_compare(self, batch: _Batch) -> None:
         if self._dry_run:
             held = await self._owners.fetch(batch)
             for key, state in zip(batch.keys, batch.states, strict=True):
                 self._comparison.count(held[key], state)
         else:
             await self._owners.merge(batch)
-        self._keys += len(batch.keys)
-        self._bytes += sum(map(len, batch.states))
-        self._tell()
 
     def _tell(self) -> None:
         self._on_progress(self._done, len(self._backup.files), self._keys, self._bytes)
@@ -186,20 +209,20 @@ class _Owners:
 
     def __init__(self, cluster: Inside) -> None:
         self._charter = cluster.charter
-        self._ring = placed(cluster.charter, cluster.view).ring
-        self._facts = cluster.view.nodes()
+        self._placement = placed(cluster.charter, cluster.view)
         self._credentials = peer_credentials(cluster.secrets[0], cluster.charter.cluster_id)
         self._connections: dict[bytes, Connection] = {}
         self._behind: set[bytes] = set()
 
-    def place_of(self, key: bytes) -> tuple[int, tuple[bytes, ...]]:
-        """A key's partition, and its owners."""
-        partition = partition_of(key, self._ring.partitions)
-        return partition, self._ring.owners(partition)
+    def place_of(self, key: bytes) -> tuple[int, tuple[bytes, ...], bytes]:
+        """A key's partition, its owners as they are known by now, and their epoch."""
+        ring = self._placement.ring
+        partition = partition_of(key, ring.partitions)
+        return partition, ring.owners(partition), ring.epoch_of(partition)
 
     def behind(self) -> list[str]:
         """The names of the owners that did not take part in everything, sorted."""
-        members = self._ring.members
+        members = self._placement.ring.members
         return sorted(member.name for member in members if member.node in self._behind)
 
     def close(self) -> None:
@@ -210,7 +233,7 @@ class _Owners:
     async def merge(self, batch: _Batch) -> None:
         """Have all owners merge the batch and fsync it. UnavailableError if fewer than W did."""
         message = Merge(batch.keys, batch.partitions, batch.states, b"", True)
-        answers = await self._ask_all(batch.owners, message)
+        answers = await self._ask_all(batch.owners, OWNERS, message)
         took = sum(isinstance(answer, Merged) for answer in answers)
         w = self._charter.settings.w
         if took < w:
@@ -224,7 +247,8 @@ class _Owners:
 
     async def fetch(self, batch: _Batch) -> dict[bytes, bytes | None]:
         """What the owners hold of a batch, merged. UnavailableError if fewer than R answer."""
-        answers = await self._ask_all(batch.owners, Fetch(batch.keys, batch.partitions))
+        message = Fetch(batch.keys, batch.partitions)
+        answers = await self._ask_all(batch.owners, batch.epoch, message)
         told = [answer for answer in answers if isinstance(answer, Fetched)]
         if len(batch.keys) > 1 and any(_is_too_long(answer) for answer in answers):
             return {**await self.fetch(_part(batch, 0)), **await self.fetch(_part(batch, 1))}
@@ -238,18 +262,38 @@ class _Owners:
                 held[key] = merge(other, state) if other and state else other or state
         return held
 
-    async def _ask_all(self, owners: Sequence[bytes], message: Any) -> list[Any]:
-        return list(await asyncio.gather(*(self._ask(node, message) for node in owners)))
+    async def follow(self, following: Following, epoch: bytes, nodes: list[bytes]) -> None:
+        """These nodes know others than the owners of this epoch: learn, or ask them no more."""
+        pause_s = following.pause_s(epoch)
+        if pause_s is None:
+            self._behind.update(nodes)
+            return
+        await asyncio.sleep(pause_s)
+        for node in nodes:
+            with suppress(CallError, WireError, TypeError, ValueError, IndexError):
+                connection = self._connections.get(node) or await self._connect(node)
+                kind, fields = await connection.request(VIEW, (), ASK_S)
+                if kind == VIEWED:
+                    self._placement = self._placement.learn(view_from(fields[0]))
 
-    async def _ask(self, node: bytes, message: Any) -> Any:
+    async def _ask_all(self, owners: Sequence[bytes], epoch: bytes, message: Any) -> list[Any]:
+        asked = (self._ask(node, epoch, message) for node in owners)
+        answers = list(await asyncio.gather(*asked))
+        told = zip(owners, answers, strict=True)
+        if parted := [node for node, answer in told if _is_other_ring(answer)]:
+            raise _PartedError(parted)
+        return answers
+
+    async def _ask(self, node: bytes, epoch: bytes, message: Any) -> Any:
         """A node's answer; None if it gives none for a while, and then it is not asked again."""
         loop = asyncio.get_running_loop()
         deadline, wait_s = loop.time() + RETRY_FOR_S, RETRY_FIRST_S
         while node not in self._behind:
-            answer = await self._asked_once(node, message)
+            answer = await self._asked_once(node, epoch, message)
             refused_for_now = isinstance(answer, Refused) and answer.code in PASSING
             if answer is not None and not refused_for_now:
-                if isinstance(answer, Refused) and not _is_too_long(answer):
+                is_refused = isinstance(answer, Refused) and not _is_too_long(answer)
+                if is_refused and not _is_other_ring(answer):
                     self._behind.add(node)
                 return answer
             if loop.time() + wait_s > deadline:
@@ -259,11 +303,11 @@ class _Owners:
             wait_s = min(2 * wait_s, RETRY_MOST_S)
         return None
 
-    async def _asked_once(self, node: bytes, message: Any) -> Any:
+    async def _asked_once(self, node: bytes, epoch: bytes, message: Any) -> Any:
         try:
             connection = self._connections.get(node) or await self._connect(node)
             expires_ms = connection.remote_expiry(int(ASK_S * 1000))
-            fields = (expires_ms, epoch_for(self._ring, message), *to_fields(message))
+            fields = (expires_ms, epoch, *to_fields(message))
             return from_fields(*await connection.request(message.KIND, fields, ASK_S))
         except (CallError, WireError, BadMessageError):
             lost = self._connections.pop(node, None)
@@ -272,7 +316,7 @@ class _Owners:
             return None
 
     async def _connect(self, node: bytes) -> Connection:
-        fact = self._facts.get(node)
+        fact = self._placement.view.nodes().get(node)
         if fact is None:
             raise WireError("nobody knows where it is")
         connection = await connect(fact.host, fact.port, self._credentials)
@@ -283,7 +327,7 @@ class _Owners:
 
 
 def _batches(
-    place_of: Callable[[bytes], tuple[int, tuple[bytes, ...]]],
+    place_of: Callable[[bytes], tuple[int, tuple[bytes, ...], bytes]],
     keys: Sequence[bytes],
     states: Sequence[bytes | None],
 ) -> Iterator[_Batch]:
@@ -291,8 +335,8 @@ def _batches(
     open_ones: dict[tuple[bytes, ...], _Batch] = {}
     sizes: dict[tuple[bytes, ...], int] = {}
     for key, state in zip(keys, states, strict=True):
-        partition, owners = place_of(key)
-        batch = open_ones.setdefault(owners, _Batch(owners, [], [], []))
+        partition, owners, epoch = place_of(key)
+        batch = open_ones.setdefault(owners, _Batch(owners, epoch, [], [], []))
         batch.keys.append(key)
         batch.partitions.append(partition)
         batch.states.append(state or b"")
@@ -306,11 +350,16 @@ def _batches(
 def _part(batch: _Batch, which: int) -> _Batch:
     middle = len(batch.keys) // 2
     part = slice(None, middle) if which == 0 else slice(middle, None)
-    return _Batch(batch.owners, batch.keys[part], batch.partitions[part], batch.states[part])
+    columns = batch.keys[part], batch.partitions[part], batch.states[part]
+    return _Batch(batch.owners, batch.epoch, *columns)
 
 
 def _is_too_long(answer: Any) -> bool:
     return isinstance(answer, Refused) and answer.code == Code.TOO_LONG
+
+
+def _is_other_ring(answer: Any) -> bool:
+    return isinstance(answer, Refused) and answer.code == Code.OTHER_EPOCH
 
 
 async def _at_most(most: int, tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:

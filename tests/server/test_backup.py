@@ -246,6 +246,8 @@ def test_a_refusal_that_passes_is_tried_again(
             monkeypatch.setattr(server, "_judge_envelope", judge)
             assert await restored(cluster, where) == Restored(1, []) and not refusals
             refusals.append(Refused(Code.OTHER_EPOCH, "another ring"))
+            assert await restored(cluster, where) == Restored(1, []) and not refusals
+            refusals.append(Refused(Code.FORBIDDEN, "never"))
             assert await restored(cluster, where) == Restored(1, ["n1"])
 
     run(story())

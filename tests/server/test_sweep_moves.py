@@ -22,6 +22,7 @@ from dynamo_ray.core.sweep import Ask
 from dynamo_ray.core.upkeep import Compare, Descend, Enumerate
 from dynamo_ray.errors import UnavailableError
 from dynamo_ray.repairing import Repaired, repair
+from dynamo_ray.restoring import Inside, restore
 from dynamo_ray.server.node import NodeServer
 from dynamo_ray.session import Session
 from dynamo_ray.sweep import Reader, reading, scan
@@ -330,5 +331,38 @@ def test_verify_says_who_went_silent_in_the_middle(
             found = await verify(session, cluster.credentials)
             name = cluster.owners_of(b"k")[2]
             assert not found.are_equal and found.unread == {0: [name]}
+
+    run(story())
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_restore_goes_to_those_who_are_owners_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
+    """Two owners are others than whoever restores believes, and a third is away."""
+    monkeypatch.setattr("dynamo_ray.restoring.RETRY_FOR_S", 0.5)
+
+    async def story() -> None:
+        async with Loopback(tmp_path / "a", nodes=4, settings=ONE) as cluster:
+            session, (first, second, _) = await with_two_copies(cluster)
+            where, view = str(tmp_path / "backups"), cluster.view()
+            made = await create(session, cluster.credentials, where, "1", lambda *_: None)
+            new = await newcomer(cluster, "n5")
+            await move(cluster, first, new)
+            [spare] = cluster.nodes.keys() - {*cluster.owners_of(b"k"), "n5"}
+            await move(cluster, second, cluster.nodes[spare])
+            await cluster.kill_node(cluster.owners_of(b"k")[2])
+            for one in (new, cluster.nodes[spare]):
+                forget(one)
+            inside = Inside(cluster.charter, view, cluster.secrets)
+            archived = opened(f"{where}/{made.name}")
+            done = await restore(inside, *archived, lambda *_: None, dry_run)
+            name = cluster.owners_of(b"k")[2]
+            assert done.keys == len(KEYS) and done.behind == [name]
+            if dry_run:
+                assert done.comparison is not None and done.comparison.new == len(KEYS)
+            else:
+                for one in (new, cluster.nodes[spare]):
+                    assert sorted(one.node.replica.maps[0]) == KEYS
 
     run(story())
