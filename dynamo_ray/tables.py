@@ -79,8 +79,9 @@ def read_dataset(
     `value` a list of all, a resolver makes one of several. `codec` names what turns bytes into
     objects. The partitions are shared out over `tasks` tasks, by default as Ray Data likes.
 
-    Each key is there once, and every write that W nodes acknowledged before its partition was read;
-    UnavailableError is raised where too few nodes answer for that. It is lazy, as datasets are, and
+    Each key is there once, and every write that W nodes acknowledged before the read began, also
+    while nodes come and go; UnavailableError is raised where too few nodes answer for that. It is
+    lazy, as datasets are, and
     each reading of it shows the cluster at that time. Needs `pip install 'dynamo-ray[data]'`.
     """
     if siblings not in (ERROR, LIST) and not callable(siblings):

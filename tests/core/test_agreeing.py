@@ -10,7 +10,7 @@ from dynamo_ray.core.agreeing import CLOSED, OTHER_EPOCH, OWNERS, epoch_for, jud
 from dynamo_ray.core.membership import Slot, View
 from dynamo_ray.core.messages import Code, Fetch, Merge, Merged, Mint, Refused
 from dynamo_ray.core.ring import Member, Ring
-from dynamo_ray.core.upkeep import Compare, Confirm, Copy, Offer, Reap, Seal
+from dynamo_ray.core.upkeep import Compare, Confirm, Copy, Offer, Reap, Scan, Seal
 from tests.core.histories import node_id
 from tests.core.moving import CLIENT, TWO, A, B, C, World, keys, value_of
 
@@ -41,11 +41,20 @@ ABOUT_0: list[Any] = [
     merge(0),
     mint(0),
     Copy(0, b""),
+    Scan(0, b""),
     Compare(0, b""),
     Offer(0, 0, 1),
     Seal(0, 0, 1, b""),
 ]
-ABOUT_1: list[Any] = [fetch(1), merge(1), mint(1), Copy(1, b""), Compare(1, b""), Offer(1, 1, 1)]
+ABOUT_1: list[Any] = [
+    fetch(1),
+    merge(1),
+    mint(1),
+    Copy(1, b""),
+    Scan(1, b""),
+    Compare(1, b""),
+    Offer(1, 1, 1),
+]
 
 
 @pytest.mark.parametrize("message", [*ABOUT_0, *ABOUT_1, fetch(0, 1), CONFIRM, REAP])
