@@ -18,6 +18,8 @@ from dynamo_ray import backup as backups
 from dynamo_ray.backup import create, opened
 from dynamo_ray.core import pages
 from dynamo_ray.core.kinds import COPY, SCAN
+from dynamo_ray.core.membership import View, merge_views
+from dynamo_ray.core.ring import Member
 from dynamo_ray.core.sweep import Ask
 from dynamo_ray.core.upkeep import Compare, Descend, Enumerate
 from dynamo_ray.errors import UnavailableError
@@ -28,7 +30,7 @@ from dynamo_ray.session import Session
 from dynamo_ray.sweep import Reader, reading, scan
 from dynamo_ray.verifying import _Look, verify
 from tests.server.loopback import Loopback, run, until
-from tests.server.test_changing import join
+from tests.server.test_changing import join, start
 from tests.server.test_sweep import ONE, all_of
 
 KEYS = [b"k%02d" % i for i in range(40)]
@@ -190,6 +192,29 @@ def test_a_backup_while_a_partition_moves_is_whole_or_none(
             folder, made = opened(f"{where}/{made.name}")
             assert backups.verify(folder, made, lambda *_: None) == {}
             assert made.origin.complete == ["n1", "n2", "n3", "n4", "n5", "n6"]
+
+    run(story())
+
+
+def test_a_replacement_that_has_copied_everything_is_read_in_the_place_of_the_old_node(
+    tmp_path: Path,
+) -> None:
+    """Until then it counts as missing, as it is in doubt."""
+
+    async def story() -> None:
+        async with Loopback(tmp_path, nodes=4, settings=ONE) as cluster:
+            session, (first, second, _) = await with_two_copies(cluster)
+            names = cluster.owners_of(b"k")
+            async with reading(session, cluster.credentials) as reader:
+                await cluster.kill_node(names[0])
+                heir = Member(os.urandom(8), "n5")
+                known = merge_views(second.view, View(ends={first.me: heir.node}))
+                new = await start(cluster, heir, known)
+                assert new.node.replica.in_doubt
+                await until(lambda: not new.node.replica.in_doubt, 20)
+                await cluster.kill_node(names[1])
+                assert (await all_of(reader)).keys() == set(KEYS)
+                assert reader.missing == {second.me}
 
     run(story())
 
