@@ -120,9 +120,9 @@ class Coordinator:
         out: list[Out] = []
         for operation, asked in self._refused.pop(node, ()):
             ring = self.desk.ring
-            if operation not in self._open:
+            if operation not in self._open or now >= operation.end:
                 continue
-            if operation.is_minting and operation.has_forked(asked.send, ring):
+            if not operation.is_in_vain(asked.send) and operation.has_forked(asked.send, ring):
                 self._fork(operation, asked.send, now, wall_ms, out)
             elif parts := operation.again(asked, ring, self.desk.suspected):
                 out += self._send_parts(operation, asked.send, parts, now, True, asked)
@@ -209,7 +209,8 @@ class Coordinator:
         """Keys of a put have different owners by now: it begins anew, as one put for each route.
 
         Each finds a minter of its own then. If an earlier minter may still answer for all of
-        them, that is waited for instead: to ask others as well would only make siblings.
+        them, that is waited for instead: to ask others as well would only make siblings. What one
+        that was given up mints after all stays where it is until it is read or repaired.
         """
         put, request = operation.machine, operation.request
         assert isinstance(put, Put) and isinstance(request, PutRequest)
@@ -231,13 +232,11 @@ class Coordinator:
         vain: list[Send] = []
         for effect in effects:
             if isinstance(effect, Send):
-                if not closed and effect.node in self.desk.suspected - operation.expected:
-                    vain.append(effect)
-                elif now >= operation.end:
-                    continue
-                elif operation.has_forked(effect, self.desk.ring):
+                if now < operation.end and operation.has_forked(effect, self.desk.ring):
                     self._fork(operation, effect, now, wall_ms, out)
-                else:
+                elif not closed and effect.node in self.desk.suspected - operation.expected:
+                    vain.append(effect)
+                elif now < operation.end:
                     parts = operation.parts(effect, self.desk.ring)
                     out += self._send_parts(operation, effect, parts, now, not closed)
             elif isinstance(effect, Done):

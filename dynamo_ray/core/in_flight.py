@@ -4,7 +4,8 @@
       └────────────────────┘           stragglers and stand-ins are waited for until it is closed
 
 Only operations that a caller waits for count against the bound on requests (rule 19). A node that
-hangs keeps the others open until it is suspected; they are as many as calls to it may be open.
+hangs keeps the others open until it is suspected; they are as many as calls to it may be open at
+once, and those that wait for an exchange. What is too much for its connection goes elsewhere.
 """
 
 from __future__ import annotations

@@ -49,6 +49,12 @@ class Minting:
         self.under_way = tuple(one for one in self.under_way if one != node)
         return was
 
+    def on_parted(self, node: bytes) -> None:
+        """A candidate is not asked after all: it will be the next again."""
+        if self.on_end(node):
+            self._candidates = (node, *self._candidates[self._tried :])
+            self._tried = 0
+
     def on_late(self, node: bytes) -> bool:
         """A candidate takes unusually long; True if another healthy owner should be asked now."""
         if node not in self.under_way:

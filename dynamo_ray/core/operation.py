@@ -86,10 +86,11 @@ class Operation:
         self.reached: dict[bytes, set[bytes]] = {}
         self.calls: dict[int, Call] = {}
 
-    @property
-    def is_minting(self) -> bool:
-        """True if it is a put that nobody is known to have minted."""
-        return isinstance(self.machine, Put) and self.machine.is_minting
+    def is_in_vain(self, send: Send) -> bool:
+        """True if it is a Mint that is waited for no longer: another one would be a second put."""
+        if not isinstance(send.message, Mint):
+            return False
+        return not (isinstance(self.machine, Put) and self.machine.mints_at(send.node))
 
     def parts(self, send: Send, ring: Ring) -> list[Part]:
         """All of it to whom it is meant for, unless the ring has changed since it began."""
@@ -109,7 +110,7 @@ class Operation:
     def again(self, asked: Call, ring: Ring, suspected: frozenset[bytes]) -> list[Part] | None:
         """The parts in which a refused message may go on; None if it is over with it."""
         send = asked.send
-        if asked.tries >= TRIES or (isinstance(send.message, Mint) and not self.is_minting):
+        if asked.tries >= TRIES or self.is_in_vain(send):
             return None
         parts = rerouted(ring, self.group.owners, send.node, send.message, asked.part.rows)
         nodes = {part.node for part in parts or ()}

@@ -82,11 +82,6 @@ class Put:
         return self._answered
 
     @property
-    def is_minting(self) -> bool:
-        """True while nobody is known to have minted it."""
-        return self._phase is Phase.MINTING
-
-    @property
     def doubtful(self) -> bool:
         """True if it may have been applied although nobody said so."""
         return self._maybe_applied
@@ -117,9 +112,14 @@ class Put:
         """A candidate is not asked, since the keys have different owners by now.
 
         True if nobody is at work on it: then it may begin anew, as one put for each route.
+        Otherwise that is due once those at work have failed: the candidate is the next again.
         """
-        self._minting.on_end(node)
+        self._minting.on_parted(node)
         return not self._minting.under_way
+
+    def mints_at(self, node: bytes) -> bool:
+        """True while it is waited for that node to mint, and nobody is known to have done so."""
+        return self._phase is Phase.MINTING and node in self._minting.under_way
 
     def on_merged(self, node: bytes) -> list[Effect]:
         """A node holds the state, persisted."""

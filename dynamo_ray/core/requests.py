@@ -10,7 +10,7 @@ and sealed on the way out here: storage nodes see clocks, clients see tokens (co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, cast
@@ -83,14 +83,13 @@ class PutRequest:
         self._contexts: list[bytes | None] = [None] * len(message.keys)
         self._failures: list[Failure] = []
         self._w = message.w or desk.settings.w
-        self.groups = self._groups(self._refused(), desk, slow)
+        self.groups = self._groups(_others(message, self._refused()), desk, slow)
         self._open = len(self.groups)
 
     def forked(self, group: Group, desk: Desk, slow: frozenset[bytes]) -> list[Group]:
         """The keys of a group that nobody minted, which had one route and have several by now."""
-        others = set(_rows(self._message)).difference(group.rows)
         assert isinstance(group.machine, Put)
-        groups = self._groups(others, desk, slow, group.machine.doubtful)
+        groups = self._groups(group.rows, desk, slow, group.machine.doubtful)
         self._open += len(groups) - 1
         return groups
 
@@ -116,20 +115,20 @@ class PutRequest:
         return self.reply_if_done()
 
     def _groups(
-        self, refused: set[int], desk: Desk, slow: frozenset[bytes], doubtful: bool = False
+        self, rows: Sequence[int], desk: Desk, slow: frozenset[bytes], doubtful: bool = False
     ) -> list[Group]:
         w, strict = self._w, self._message.strict
         return [
             Group(
-                rows,
-                Put(self._mint(rows, partitions), way, w, strict, slow, doubtful),
+                some,
+                Put(self._mint(some, partitions), way, w, strict, slow, doubtful),
                 way.owners,
                 desk.ring.epoch_of(partitions[0]),
             )
-            for rows, partitions, way in _cut(self._message.keys, refused, desk)
+            for some, partitions, way in _cut(self._message.keys, rows, desk)
         ]
 
-    def _refused(self) -> set[int]:
+    def _refused(self) -> Collection[int]:
         """The rows that fail alone, each with its reason."""
         message, limits = self._message, self._desk.settings.limits
         refused = _bad_keys(message.keys, limits)
@@ -143,7 +142,7 @@ class PutRequest:
         if self._w > n:
             refused = {row: (Code.BAD_REQUEST, self._w, n) for row in _rows(message)}
         self._failures += [Failure(row, *why) for row, why in refused.items()]
-        return set(refused)
+        return refused
 
     def _open_contexts(self, refused: dict[int, tuple[Code, int, int]]) -> None:
         keys, unseal = self._message.keys, self._desk.contexts.open
@@ -185,7 +184,7 @@ class GetRequest:
             refused = {row: (Code.BAD_REQUEST, r, desk.settings.n) for row in _rows(message)}
         self._failures += [Failure(row, *why) for row, why in refused.items()]
         self.groups = []
-        for rows, partitions, way in _cut(message.keys, set(refused), desk):
+        for rows, partitions, way in _cut(message.keys, _others(message, refused), desk):
             keys = [message.keys[row] for row in rows]
             get = Get(Fetch(keys, partitions), way, r, message.strict)
             epoch = desk.ring.epoch_of(partitions[0])
@@ -232,6 +231,12 @@ def _rows(message: ClientPut | ClientGet) -> range:
     return range(len(message.keys))
 
 
+def _others(message: ClientPut | ClientGet, refused: Collection[int]) -> Sequence[int]:
+    """The rows that were not refused."""
+    rows = _rows(message)
+    return [row for row in rows if row not in refused] if refused else rows
+
+
 def request_of(
     message: ClientPut | ClientGet, desk: Desk, slow: frozenset[bytes]
 ) -> PutRequest | GetRequest:
@@ -260,18 +265,19 @@ def _bad_keys(keys: Sequence[bytes], limits: Limits) -> dict[int, tuple[Code, in
 
 
 def _cut(
-    keys: Sequence[bytes], refused: set[int], desk: Desk
+    keys: Sequence[bytes], rows: Sequence[int], desk: Desk
 ) -> Iterator[tuple[list[int], list[int], Route]]:
-    """The rows, partitions and route of each group of keys that share a route."""
+    """The rows, partitions and route of each group of keys, of those rows, that share a route."""
     ring, routes = desk.ring, desk.routes
+    if len(rows) < len(keys):
+        keys = [keys[row] for row in rows]
     found = partitions_of(keys, ring.partitions)
     by_route: dict[int, tuple[list[int], list[int]]] = {}
-    for row, (partition, key) in enumerate(zip(found, ring.route_keys_of(found), strict=True)):
-        if row not in refused:
-            group = by_route.get(key)
-            if group is None:
-                group = by_route[key] = ([], [])
-            group[0].append(row)
-            group[1].append(partition)
-    for key, (rows, partitions) in by_route.items():
-        yield rows, partitions, routes[key]
+    for row, partition, key in zip(rows, found, ring.route_keys_of(found), strict=True):
+        group = by_route.get(key)
+        if group is None:
+            group = by_route[key] = ([], [])
+        group[0].append(row)
+        group[1].append(partition)
+    for key, (some, partitions) in by_route.items():
+        yield some, partitions, routes[key]

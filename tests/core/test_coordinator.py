@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dynamo_ray.core.agreeing import Exchange
 from dynamo_ray.core.coordinator import Coordinator, ToClient, ToNode
@@ -26,7 +24,7 @@ from dynamo_ray.core.messages import (
 )
 from dynamo_ray.core.rerouting import TRIES
 from dynamo_ray.core.ring import Ring, partition_of
-from dynamo_ray.core.settings import Limits, Settings, Times
+from dynamo_ray.core.settings import Limits, Times
 from dynamo_ray.core.speculation import ANSWER_S, BURST, LEAST_S, MOST_KEYS, SHARE, UNKNOWN_S
 from dynamo_ray.core.version import clock_of
 from tests.core.histories import dot, state, version
@@ -333,70 +331,6 @@ def test_a_call_that_nobody_waits_for_does_no_harm() -> None:
     assert at.late_replies == 1
 
 
-_events = st.lists(
-    st.tuples(
-        st.sampled_from(
-            ["put", "get", "ok", "ok", "ok", "refuse", "lost", "suspect", "wake", "tick"]
-        ),
-        st.integers(0, 9),
-    ),
-    max_size=40,
-)
-
-
-@given(_events)
-def test_every_request_is_answered_once_and_leaves_nothing_behind(
-    events: list[tuple[str, int]],
-) -> None:
-    at = Coordinator(replace(DESK, settings=Settings(partitions=16)))
-    now, asked, answered = 0.0, 0, list[int]()
-    calls: list[ToNode] = []
-    keys = keys_of_different_routes(3)
-
-    def take(out: list[Any]) -> None:
-        for effect in out:
-            if isinstance(effect, ToNode):
-                assert effect.timeout_s >= 0
-                calls.append(effect)
-            else:
-                answered.append(effect.to)
-
-    def answer(call: ToNode) -> Any:
-        count = len(call.message.keys)
-        if isinstance(call.message, Mint):
-            held = state(version(dot(chr(call.node[0]), 1), b"v"))
-            return Minted([held] * count, [clock_of(held)] * count)
-        return Merged() if isinstance(call.message, Merge) else Fetched([HELD] * count)
-
-    for what, which in events:
-        now += 0.2
-        if what in ("put", "get"):
-            asked += 1
-            some = keys[: which % 3 + 1]
-            message = put_of(keys=some) if what == "put" else ClientGet(some, 0, False)
-            take(at.on_request(asked, message, now + 1.0, now, WALL))
-        elif what == "tick":
-            take(at.on_tick(now, WALL))
-        elif what == "wake":
-            take(at.on_wake((at.wakes_at() or now) + 0.001, WALL, never_heard))
-        elif what == "suspect":
-            node = DESK.ring.members[which % 6].node
-            take(at.on_suspected(frozenset({node}), frozenset({node}), now, WALL))
-        elif calls:
-            call = calls.pop(which % len(calls))
-            if what == "ok":
-                take(at.on_reply(call.call, answer(call), now, WALL))
-            elif what == "refuse":
-                take(at.on_reply(call.call, Refused(Code.NOT_READY), now, WALL))
-            else:
-                take(at.on_failure(call.call, True, now, WALL))
-    take(at.on_tick(now + 100, WALL))
-    take(at.on_tick(now + 200, WALL))
-    assert sorted(answered) == list(range(1, asked + 1))
-    assert at.in_flight == 0
-    assert not at._open._by_call and not at._open.unanswered and at.wakes_at() is None
-
-
 # Another ring (DESIGN rule 16).
 
 PARTITION = partition_of(b"k", 16)
@@ -569,6 +503,55 @@ def test_but_forks_once_that_minter_is_lost() -> None:
     assert [call.message.keys for call in (of_twin, of_k)] == [[TWIN], [b"k"]]
 
 
+def test_and_if_no_other_candidate_is_left() -> None:
+    """The last one was not asked, since the owners had parted: it may be when they have."""
+    at = coordinator()
+    (first,) = ask(at, put_of(keys=[TWIN, b"k"], strict=True))
+    (second,) = at.on_wake(LATE_S, WALL, never_heard)
+    (third,) = reply(at, second, Refused(Code.NOT_READY), now=LATE_S)
+    reply(at, third, OTHER, now=LATE_S)
+    assert exchanged(at, OWNERS[2]) == []
+    of_twin, of_k = reply(at, first, Refused(Code.EXPIRED), now=LATE_S)
+    assert [call.message.keys for call in (of_twin, of_k)] == [[TWIN], [b"k"]]
+
+
+def test_a_fork_takes_only_the_keys_of_its_route_and_keeps_its_time() -> None:
+    at = coordinator(w=1)
+    keys = keys_of_different_routes(2)
+    other = next(key for key in keys if DESK.ring.owners(partition_of(key, 16)) != OWNERS)
+    mint, of_other = ask(at, put_of(keys=[TWIN, other, b"k"]))
+    reply(at, mint, OTHER, now=0.5)
+    at.on_ring(GIVEN)
+    of_twin, of_k = at.on_exchanged(OWNERS[0], 0.5, WALL)
+    assert [call.message.keys for call in (of_twin, of_k)] == [[TWIN], [b"k"]]
+    assert to_client(reply(at, of_k, MINTED, now=0.6)) == []
+    assert to_client(reply(at, of_other, MINTED, now=0.6)) == []
+    (done,) = to_client(at.on_tick(1.0, WALL))
+    assert [failure.index for failure in done.failures] == [0]
+    assert done.contexts[0] is None and None not in done.contexts[1:]
+
+
+def test_a_fork_finds_whom_the_route_of_before_does_not_know() -> None:
+    """All that it knows are suspected or refuse; the new owner of one key is well."""
+    at = coordinator(w=1)
+    (mint,) = ask(at, put_of(keys=[TWIN, b"k"], strict=True))
+    at.on_ring(GIVEN)
+    gone = frozenset(OWNERS[1:])
+    assert at.on_suspected(gone, gone, 0.1, WALL) == []
+    of_twin, of_k = reply(at, mint, Refused(Code.NOT_READY))
+    assert (of_twin.node, of_k.node) == (OWNERS[0], SPARES[0])
+
+
+def test_after_its_end_nothing_is_sent_again() -> None:
+    """The coordinator was stopped while the two told each other (rule 12)."""
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"]))
+    second, _ = reply(at, mint, MINTED)
+    reply(at, second, OTHER)
+    at.on_ring(GIVEN)
+    assert at.on_exchanged(OWNERS[1], 60.0, WALL) == []
+
+
 def test_what_was_minted_is_not_asked_again_of_a_second_minter() -> None:
     """The one that was asked because the first was late refused it for another ring."""
     at = coordinator()
@@ -577,6 +560,48 @@ def test_what_was_minted_is_not_asked_again_of_a_second_minter() -> None:
     assert reply(at, second, OTHER) == [Exchange(OWNERS[1])]
     reply(at, first, MINTED)
     assert exchanged(at, OWNERS[1], ring_with(OWNERS[0], SPARES[0], OWNERS[2])) == []
+
+
+def test_nor_does_it_begin_anew_because_the_second_hears_that_owners_have_parted() -> None:
+    at = coordinator()
+    (first,) = ask(at, put_of(keys=[TWIN, b"k"]))
+    (second,) = at.on_wake(LATE_S, WALL, never_heard)
+    assert reply(at, second, OTHER) == [Exchange(OWNERS[1])]
+    assert reply(at, first, Minted([HELD] * 2, [clock_of(HELD)] * 2))
+    assert exchanged(at, OWNERS[1], ring_with(OWNERS[0], SPARES[0], OWNERS[2])) == []
+    assert at.in_flight == 1
+
+
+def test_nor_is_one_that_was_given_up_asked_in_the_name_of_another() -> None:
+    """It was suspected, so the next owner is at work on the put; then it refuses after all."""
+    at = coordinator()
+    (first,) = ask(at, put_of(keys=[b"k"]))
+    gone = frozenset({OWNERS[0]})
+    (second,) = at.on_suspected(gone, gone, 0.1, WALL)
+    at.on_suspected(frozenset(), frozenset(), 0.1, WALL)
+    assert second.node == OWNERS[1]
+    assert reply(at, first, OTHER) == [Exchange(OWNERS[0])]
+    assert exchanged(at, OWNERS[0]) == []
+
+
+def test_what_forks_is_asked_of_slow_nodes_last_too() -> None:
+    at = coordinator()
+    ask(at, put_of(keys=[b"k"]))
+    (_,) = at.on_wake(LATE_S, WALL, never_heard)
+    assert at.speculation.slow == {OWNERS[0]}
+    (mint,) = ask(at, put_of(keys=[TWIN, b"k"]))
+    assert mint.node == OWNERS[1]
+    at.on_ring(GIVEN)
+    of_twin, _ = reply(at, mint, Refused(Code.NOT_READY))
+    assert (of_twin.node, of_twin.message.keys) == (OWNERS[1], [TWIN])
+
+
+def test_an_owner_that_was_suspected_at_the_beginning_gets_its_copy_if_only_owners_count() -> None:
+    at = coordinator()
+    gone = frozenset({OWNERS[2]})
+    at.on_suspected(gone, gone, 0.0, WALL)
+    (mint,) = ask(at, put_of(keys=[b"k"], strict=True))
+    assert [copy.node for copy in reply(at, mint, MINTED)] == list(OWNERS[1:])
 
 
 def test_one_exchange_serves_all_that_a_node_refused() -> None:

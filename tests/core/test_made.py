@@ -61,3 +61,13 @@ def test_the_same_puts_under_later_dots_are_made_one_with_the_first() -> None:
     both = merge(STATES[0], late)
     assert it.merge_for(None).states == [both, *STATES[1:]]
     assert it.outcome(Code.OK, 2, 2, "").contexts == [merge(CLOCKS[0], clock_of(late)), *CLOCKS[1:]]
+
+
+def test_a_later_dot_belongs_to_the_key_of_its_row() -> None:
+    refused: list[Any] = [None, *STATES[1:]]
+    it = made(Minted(refused, [None, *CLOCKS[1:]], [MANY, 0, 0]))
+    late = state(version(dot("b", 1), b"v"))
+    assert it.on_late(Minted([None, late, None], [None, clock_of(late), None]))
+    assert it.merge_for(None).states == [merge(STATES[1], late), STATES[2]]
+    contexts = it.outcome(Code.OK, 2, 2, "").contexts
+    assert contexts == [None, merge(CLOCKS[1], clock_of(late)), CLOCKS[2]]
