@@ -15,7 +15,7 @@ allowance of bytes and time; where more is written than is sent so, the next one
 either side ends, the next start begins again with what is there: a wish is a part of the view, and
 what was sent is compared, not sent again.
 
-What this node inherited (core/inheriting.py) it publishes, too, and is closed until then.
+What this node inherited (core/inheriting.py) it publishes, too, and is closed until all know.
 """
 
 from __future__ import annotations
@@ -80,12 +80,18 @@ class Handover:
         """True if there is nothing to give and nothing to publish."""
         return not (self._current or self._wishes or self._inheriting.slots or self._taken_back)
 
+    @property
+    def inheriting(self) -> frozenset[int]:
+        """The partitions that it owns now and not everybody knows that; nothing proves them yet."""
+        return self._inheriting.partitions
+
     def on_placement(self, placement: Placement) -> None:
         """What is wished of this node's slots, and what it owns without having said so."""
         me = self._replica.node
         self._wishes = placement.wished(me)
         self._taken_back = placement.taken_back(me)
-        self._inheriting.on_placement(placement)
+        self._inheriting.on_placement(placement, self._replica.doubted)
+        self._replica.doubted |= self._inheriting.partitions  # nobody said that all is here
         current = self._current
         if current is not None and current.step is not Step.PUBLISHING:
             if self._wishes.get(current.slot) != current.wish:
@@ -95,6 +101,7 @@ class Handover:
     def on_told(self, node: bytes, view: View) -> None:
         """Another node knows that much by now."""
         self._inheriting.on_told(node, view)
+        self._reckon_closed()
 
     def on_tick(self, now_ms: int, unreachable: frozenset[bytes]) -> list[Out]:
         """Ask what should be true now (rule 11)."""
@@ -140,6 +147,8 @@ class Handover:
         if current is None or current.step is not Step.PUBLISHING:
             return []
         self._given += is_durable
+        if is_durable:
+            self._replica.handed_over.add(current.partition)
         self._fail(current)
         if not is_durable:
             return self._offer_next()
@@ -230,7 +239,7 @@ class Handover:
             self._begin(current, Step.FINISHING)
 
     def _reckon_closed(self) -> None:
-        closed = {slot // self._copies for slot in self._inheriting.slots}
+        closed = set(self._inheriting.partitions)
         if self._current is not None and self._current.closed_at is not None:
             closed.add(self._current.partition)
         self.closed = frozenset(closed)
@@ -272,7 +281,9 @@ class Handover:
     # ---- publishing
 
     def _due_to_publish(self) -> list[Out]:
-        return self._publish({**self._taken_back, **self._inheriting.known_to_all()})
+        inheriting = self._inheriting
+        staying = {s: own for s, own in self._taken_back.items() if s not in inheriting.slots}
+        return self._publish({**staying, **inheriting.to_publish()})
 
     def _publish(self, slots: Mapping[int, Slot]) -> list[Out]:
         """Only one at a time is on its way to the disk; what is left is due again."""

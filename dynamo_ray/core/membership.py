@@ -21,6 +21,7 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 NODE_ROLE, COORDINATOR_ROLE = "node", "coordinator"
+LINE = 1 << 32
 ID_BYTES = 8
 Key = tuple[str, bytes | str]
 
@@ -57,10 +58,19 @@ class Fact:
 
 
 class Slot(NamedTuple):
-    """Who owns a slot. Each owner makes the generation that follows its own, and nobody else."""
+    """Who owns a slot. Each owner makes the generation that follows its own, and nobody else.
+
+    But who owns it without having been given it begins a new line of generations: it cannot know
+    how far the line before it came, and is above all that anybody of that line may still say.
+    """
 
     generation: int
     owner: bytes
+
+    @property
+    def begins_a_line(self) -> bool:
+        """True if its owner was not given it, but inherited it."""
+        return self.generation > 0 and self.generation % LINE == 0
 
 
 class Wish(NamedTuple):

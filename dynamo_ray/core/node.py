@@ -122,6 +122,11 @@ class Node:
             self.reaper.on_ring(placement.ring)
 
     @property
+    def to_prove(self) -> frozenset[int]:
+        """What it doubts and may prove by copying it: of what it inherits others must know."""
+        return self.replica.doubted - self.handover.inheriting
+
+    @property
     def wants_sync(self) -> bool:
         """True if an answer waits for an fsync."""
         return bool(self._waiting) and any(map(self._needs_sync, self._waiting))
@@ -230,7 +235,7 @@ class Node:
             self.reaper.on_reaped(node)
         elif isinstance(request, Merge) and request.durable:  # a delivery, and no old repair
             if isinstance(reply, Merged):
-                return self._take(self.replica.on_delivered(node))
+                return self._take(self.replica.on_delivered(node, self.receiver.expects))
             self.replica.on_not_delivered(node)
         elif isinstance(reply, Confirmed):
             return self._take(self.reaper.on_confirmed(node, request, reply))

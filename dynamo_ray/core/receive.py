@@ -7,9 +7,11 @@ changed hands, or has not, so it outlives the process: a `granted` partition is 
 nor promised to another giver, before its slot is of the promised generation. A Seal names the
 session of its Offer, so that nobody promises what an earlier run held.
 
-Copies of partitions that a node does not own are let go of, a few at every tick: those it gave
-away, and those of a transfer that came to nothing. Not what it keeps for others, which has a hint;
-and nothing of what a node had that was removed or replaced: that stays aside (rule 15).
+Copies of partitions that a node does not own are let go of, a few at every tick. Those that it
+gave away the receiver has, sealed: they go. Of others nobody knows who has them: a transfer came to
+nothing, or the slot went to somebody who was not given it. They are kept for the owners from then
+on, by a hint, and go once these have them (rule 8). Nothing goes of what a node had that was
+removed or replaced: that stays aside (rule 15).
 """
 
 from __future__ import annotations
@@ -125,7 +127,7 @@ class Receiver:
         return [Reply(to, Sealed(), self._replica.queue.last, durable=True)]
 
     def on_tick(self, now_ms: int) -> list[Effect]:
-        """Let go of a few keys that nobody needs here (rule 11)."""
+        """Let go of a few keys that nobody needs here, or keep them for the owners (rule 11)."""
         self._now_ms = now_ms
         changes = Changes()
         for _ in range(KEYS_A_TICK):
@@ -174,7 +176,17 @@ class Receiver:
         state = replica.maps[partition].get(key)
         if state is None or replica.hints.of(key):
             return
+        if partition not in replica.handed_over:
+            self._keep_for_owners(partition, key, state, changes)
+            return
         changes.add(partition, key, state, None, b"")
         replica.puts.remember(replaced(state, None))
         replica.lives.forget(key)
         del replica.maps[partition][key]
+
+    def _keep_for_owners(self, partition: int, key: bytes, state: bytes, changes: Changes) -> None:
+        replica, placement = self._replica, self._placement
+        assert placement is not None  # or nothing may be let go of
+        changes.add(partition, key, state, state, b"")
+        for owner in placement.ring.owners(partition):
+            replica.hints.add(owner, key, partition, len(state))

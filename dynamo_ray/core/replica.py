@@ -11,7 +11,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dynamo_ray.core.clock import Dot
@@ -62,6 +62,8 @@ class Replica:
         self.maps = maps
         self.owned = owned
         self.doubted: frozenset[int] = frozenset()
+        self.handed_over: set[int] = set()
+        """The partitions that it gave away: all that is here was sealed there (rule 17)."""
         self.hints = Hints(settings.limits.hint_bytes)
         keep_ms = int(settings.times.timeout_max_s * 10 * 1000)
         self.puts = RememberedPuts(keep_ms, settings.limits.remembered_puts)
@@ -132,6 +134,7 @@ class Replica:
         What is held and not owned any more is let go of in core/receive.py.
         """
         before, self.owned = self.owned, placement.owned(self.node)
+        self.handed_over -= self.owned
         self.doubted |= before - self.owned  # it misses what is written from now on
         self.hints.on_ring(placement.ring, self.node, self.maps)
 
@@ -155,8 +158,11 @@ class Replica:
                 effects += self._deliver(owner)
         return effects
 
-    def on_delivered(self, owner: bytes) -> list[Effect]:
-        """The owner has fsynced what was sent: let go of the hints, and of copies not ours."""
+    def on_delivered(self, owner: bytes, expects: Callable[[int], bool]) -> list[Effect]:
+        """The owner has fsynced what was sent: let go of the hints, and of copies not ours.
+
+        Not of those of a partition that is to come here: its giver counts on them, once compared.
+        """
         changes = Changes()
         for key, sent in self.hints.settled(owner).items():
             partition = self.hints.partition_of(owner, key)
@@ -164,7 +170,7 @@ class Replica:
                 continue
             owners = self.hints.of(key)
             self.hints.remove(owner, key)
-            let_go = partition not in self.owned and not self.hints.of(key)
+            let_go = not expects(partition) and not self.hints.of(key)
             changes.add(partition, key, sent, None if let_go else sent, owners)
             if let_go:
                 self.puts.remember(replaced(sent, None))

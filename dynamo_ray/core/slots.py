@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from dynamo_ray.core.charter import Charter
-from dynamo_ray.core.membership import Slot, View, Wish, merge_views
+from dynamo_ray.core.membership import LINE, Slot, View, Wish, merge_views
 from dynamo_ray.core.ring import Member, NodeId, Ring
 
 
@@ -68,14 +68,19 @@ class Placement:
         }
 
     def inherited(self, node: NodeId) -> dict[int, Slot]:
-        """Its slots that nobody gave it, as it is to publish them."""
+        """Its slots that nobody gave it, as it has published them, or is to: as a new line."""
         if not self.view.ends:
             return {}
-        return {
-            slot: Slot(self.view.generation(slot) + 1, node)
-            for slot, owner in enumerate(self.ring.slots)
-            if owner == node != self._last_owner(slot)
-        }
+        found: dict[int, Slot] = {}
+        for slot, owner in enumerate(self.ring.slots):
+            if owner == node:
+                known = self.view.slots.get(slot)
+                if node != self._last_owner(slot):
+                    line = self.view.generation(slot) // LINE + 1
+                    found[slot] = Slot(line * LINE, node)
+                elif known is not None and known.begins_a_line:
+                    found[slot] = known
+        return found
 
     def is_wished_for(self, partition: int, node: NodeId) -> bool:
         """True if a slot of the partition should come to this node."""

@@ -34,9 +34,9 @@ class Proving:
 
     def on_tick(self, unreachable: frozenset[bytes], now: float) -> None:
         """What should be true now?"""
-        replica = self._server.node.replica
+        node, replica = self._server.node, self._server.node.replica
         if replica.in_doubt:
-            out = self._machine.on_tick(replica.doubted, replica.owned, unreachable, now)
+            out = self._machine.on_tick(node.to_prove, replica.owned, unreachable, now)
             self._perform(out)
 
     def on_ring(self, ring: Ring) -> None:

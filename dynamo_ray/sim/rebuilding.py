@@ -29,7 +29,7 @@ class Rebuilding:
         node, replica = self._node, self._node.replica
         if replica.in_doubt:
             suspected = node.detector.suspected
-            out = self._machine.on_tick(replica.doubted, replica.owned, suspected, node.mono_s)
+            out = self._machine.on_tick(node.node.to_prove, replica.owned, suspected, node.mono_s)
             self._perform(out)
 
     def on_taken(self, partition: int, answer: Any) -> None:

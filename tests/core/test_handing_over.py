@@ -11,7 +11,7 @@ import pytest
 
 from dynamo_ray.core.agreeing import CLOSED, OTHER_EPOCH, Exchange, epoch_for, judge
 from dynamo_ray.core.handover import Handover, Publish
-from dynamo_ray.core.membership import NODE_ROLE, Fact, Slot, View
+from dynamo_ray.core.membership import LINE, NODE_ROLE, Fact, Slot, View
 from dynamo_ray.core.messages import Merge, Persist, Reply, Send
 from dynamo_ray.core.node import Answer, Node, Own
 from dynamo_ray.core.receive import OWNED, PROMISED, Grant, Receiver
@@ -114,9 +114,22 @@ def test_who_inherits_takes_no_writes_and_says_nothing_before_the_others_know() 
     assert machine.on_tick(2000, frozenset()) == show
     assert machine.on_tick(2500, frozenset({B})) == [], "it cannot be reached"
     machine.on_told(B, end)
-    assert machine.on_tick(3000, frozenset()) == [Publish({FIRST: Slot(1, D)})]
-    machine.on_placement(known().learn(end).learn(View(slots={FIRST: Slot(1, D)})))
+    assert machine.on_tick(3000, frozenset()) == [Publish({FIRST: Slot(LINE, D)})]
+    said = known().learn(end).learn(View(slots={FIRST: Slot(LINE, D)}))
+    machine.on_placement(said)
+    machine.on_published(True)
+    assert machine.closed == frozenset({0}) and machine.on_tick(4000, frozenset()) == show
+    machine.on_told(B, end)
+    assert machine.closed == frozenset({0}), "it knows of the end, and not that it is published"
+    machine.on_told(B, said.view)
     assert machine.closed == frozenset() and machine.is_idle
+
+
+def test_what_is_inherited_is_in_doubt_whatever_was_promised() -> None:
+    """Who promised to keep a slot may inherit it: its giver may have gone on after the seal."""
+    machine = Handover(replica(D, known()), SETTINGS)
+    machine.on_placement(known().learn(View(ends={A: D})))
+    assert machine._replica.doubted == {0} == machine.inheriting
 
 
 # Taking.
@@ -158,4 +171,5 @@ def test_who_was_replaced_takes_nothing_more_and_keeps_what_it_had(is_over: bool
     out = at.on_request("co", merge, 0, 1000, 1000, here.ring.epoch_of(1))
     assert (out == [Answer("co", OTHER_EPOCH)]) == is_over
     at.receiver.on_tick(1000)
-    assert (b"old" in at.replica.maps[0]) == is_over
+    kept_for = at.replica.hints.owners()
+    assert kept_for == ([] if is_over else [B, C, D]) and b"old" in at.replica.maps[0]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dynamo_ray.core.handover import AGAIN_MS, CLOSED_MS_MAX, NEAR_KEYS
-from dynamo_ray.core.membership import Slot, View
+from dynamo_ray.core.membership import LINE, Slot, View
 from dynamo_ray.core.messages import Code, Fetch, Fetched, Merge, Merged, Mint, Minted, Refused
 from dynamo_ray.core.upkeep import Compare, Offer, Offered, Seal, Sealed
 from tests.core.moving import (
@@ -438,8 +438,48 @@ def test_an_heir_takes_no_writes_before_every_other_owner_knows() -> None:
     assert not at.published, "it spoke, and did not know"
     at.nodes[C].on_told(B, at.placements[B].view)
     at.tick(C)
-    assert at.published == [(C, {0: Slot(1, C)})]
+    assert at.published == [(C, {0: Slot(LINE, C)})]
+    at.nodes[C].on_told(B, View(ends={A: C}))
+    assert code_of(at.put(C, b"k")) == Code.NOT_READY, "that it is published B does not know"
+    at.tell(B, C)
+    at.nodes[C].on_told(B, at.placements[B].view)
     assert not at.nodes[C].handover.closed and isinstance(at.put(C, b"k"), Minted)
+
+
+def test_an_heir_proves_nothing_before_every_other_owner_knows() -> None:
+    """Until then others may count under whom it takes the place of, at owners it has asked."""
+    at = World(SHARED, {B: [keys(3)]})
+    at.learn(C, View(ends={A: C}))
+    node = at.nodes[C]
+    assert 0 in node.replica.in_doubt and 0 not in node.to_prove
+    at.tell(B, C)
+    node.on_told(B, at.placements[B].view)
+    at.tick(C)
+    assert at.published and 0 not in node.to_prove
+    at.tell(B, C)
+    node.on_told(B, at.placements[B].view)
+    assert 0 in node.to_prove
+
+
+def test_an_heir_that_starts_again_asks_again_until_it_is_rebuilt() -> None:
+    at = World(SHARED, {B: [keys(3)]})
+    at.learn(C, View(ends={A: C}, slots={0: Slot(LINE, C)}))
+    at.start(C)
+    node = at.nodes[C]
+    for doubted in (frozenset({0}), frozenset[int]()):  # as its disk says
+        node.replica.doubted = doubted
+        node.on_placement(at.placements[C])
+        assert node.handover.closed == doubted, "it was open, or it would be in doubt"
+
+
+def test_whom_an_heir_has_to_tell_changes_with_the_owners() -> None:
+    at = World(SHARED, {B: [keys(3)]})
+    at.learn(C, View(ends={A: C}))
+    at.nodes[C].on_told(B, View(ends={A: C}))
+    at.learn(C, View(slots={1: Slot(1, D)}))
+    assert at.placements[C].ring.owners(0) == (C, D)
+    at.tick(C)
+    assert not at.published, "D has not heard of it"
 
 
 def test_what_is_inherited_is_not_given_before_it_is_said() -> None:
@@ -451,4 +491,4 @@ def test_what_is_inherited_is_not_given_before_it_is_said() -> None:
     at.tell()
     at.nodes[C].on_told(B, at.placements[B].view)
     at.run(10)
-    assert at.published == [(C, {0: Slot(1, C)})], "and by then it is another generation"
+    assert at.published == [(C, {0: Slot(LINE, C)})], "and by then it is another generation"

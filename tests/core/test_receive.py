@@ -35,6 +35,7 @@ def moved(held_by: bytes = A) -> World:
     """A's only slot has gone to B, and everybody knows."""
     at = World(ALONE, {held_by: [keys(3)]})
     at.learn(A, View(slots={0: Slot(1, B)}))
+    at.nodes[A].replica.handed_over.add(0)
     at.tell()
     return at
 
@@ -128,7 +129,7 @@ def test_a_promise_is_settled_once_the_slot_is_of_that_generation() -> None:
     at.tick(C)
     assert at.held(C) == keys(3), "of another slot"
     at.learn(C, View(slots={0: Slot(1, A)}))
-    at.run(3)
+    at.run(5)
     assert at.held(C) == {} == at.disks[C][0]
     assert isinstance(at.ask(C, Offer(0, 0, 2)), Offered)
 
@@ -165,11 +166,45 @@ def test_an_owner_lets_go_of_nothing() -> None:
 
 def test_it_is_let_go_of_a_part_at_every_tick() -> None:
     at = World(ALONE, {B: [keys(KEYS_A_TICK + 10)]})
+    at.nodes[B].replica.handed_over.add(0)
     at.tick(B)
     assert len(at.held(B)) == 10
     at.tick(B)
     at.tick(B)
     assert at.held(B) == {}
+
+
+def test_what_was_not_given_away_goes_once_the_owners_have_it() -> None:
+    """A transfer came to nothing, or the slot fell to an heir: perhaps nobody else has it."""
+    at = World(SHARED, {C: [keys(3)]})
+    at.away = frozenset({B})
+    at.run(3)
+    assert at.held(A) == keys(3) == at.held(C) and at.held(B) == {}
+    at.away = frozenset()
+    at.run(3)
+    assert at.held(B) == keys(3) and at.held(C) == {} == at.disks[C][0]
+
+
+def test_what_it_gave_away_goes_without_more_ado() -> None:
+    at = World(ALONE, {A: [keys(3)]}, wishes={0: wish(B)})
+    while not at.published:
+        at.tick()
+    at.sent.clear()
+    at.run(3)
+    assert at.held(A) == {} and "Merge" not in at.kinds
+    at.learn(A, View(slots={0: Slot(2, A)}))
+    assert not at.nodes[A].replica.handed_over, "it is given back"
+
+
+def test_copies_of_what_is_to_come_here_outlast_their_hints() -> None:
+    """The giver counts on what is here, though it was kept for another owner at first."""
+    at = World(SHARED, {A: [keys(3)], C: [keys(3)]})
+    for key in keys(3):
+        at.nodes[C].replica.hints.add(B, key, 0, 10)
+    token = offered(at, C)
+    at.run(3)
+    assert at.held(B) == keys(3) == at.held(C) and not len(at.nodes[C].replica.hints)
+    assert isinstance(at.ask(C, seal(FIRST, token)), Sealed)
 
 
 def test_what_is_kept_for_others_stays() -> None:
@@ -182,6 +217,7 @@ def test_what_is_kept_for_others_stays() -> None:
 
 def test_what_is_kept_for_others_since_the_walk_began_stays_too() -> None:
     at = World(ALONE, {B: [keys(KEYS_A_TICK + 10)]})
+    at.nodes[B].replica.handed_over.add(0)
     at.tick(B)
     kept = max(at.held(B))
     at.nodes[B].replica.hints.add(A, kept, 0, 10)
@@ -200,16 +236,15 @@ def test_while_it_is_offered_nothing_of_it_is_let_go_of() -> None:
         assert at.held(B) == keys(3)
         at.ask(B, Compare(0, b""))  # somebody works on it
     at.tick(B, passed_ms=SESSION_MS)
-    at.tick(B)
-    assert at.held(B) == {}
+    at.run(3)
+    assert at.held(B) == {} and at.held(A) == keys(3)
 
 
 def test_while_it_is_wished_for_nothing_of_it_is_let_go_of() -> None:
     """A giver that starts again begins with what came before."""
     at = World(ALONE, {B: [keys(3)], C: [keys(3)]})
     at.learn(B, View(wishes={0: wish(B)}))
-    at.tick(B)
-    at.tick(C)
+    at.run(3)
     assert at.held(B) == keys(3) and at.held(C) == {}
     at.learn(B, View(wishes={0: wish(C, stamp=b"2")}))
     at.run(3)

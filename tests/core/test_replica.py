@@ -11,6 +11,7 @@ from dynamo_ray.core.clock import Dot
 from dynamo_ray.core.merge import merge
 from dynamo_ray.core.messages import (
     Code,
+    Effect,
     Fetch,
     Fetched,
     Merge,
@@ -32,6 +33,11 @@ A, B, C = node_id("a"), node_id("b"), node_id("c")
 NOW = 1_000
 OWNED, FOREIGN = 0, 1  # partitions of the replica under test
 SETTINGS = Settings(partitions=2)
+
+
+def delivered(node: Replica, owner: bytes) -> list[Effect]:
+    """The owner has what was sent; nothing is to come here."""
+    return node.on_delivered(owner, node.owned.__contains__)
 
 
 def replica(
@@ -239,7 +245,7 @@ def test_a_failed_append_brings_back_the_hint_of_a_copy_that_was_let_go() -> Non
     node = replica()
     held = put(node, b"k", b"v", hint_for=B, partition=FOREIGN)
     node.on_tick(NOW, frozenset())
-    node.on_delivered(B)
+    delivered(node, B)
     assert not node.maps[FOREIGN]
     node.on_append_failed(1)
     assert node.maps[FOREIGN] == {b"k": held}
@@ -288,7 +294,7 @@ def test_a_retry_of_a_put_that_went_home_is_unknown() -> None:
     node = replica()
     put(node, b"k", b"v", hint_for=B, partition=FOREIGN)
     node.on_tick(NOW, frozenset())
-    node.on_delivered(B)
+    delivered(node, B)
     again = minted(node.on_mint("co", mint(b"k", b"v", hint_for=B, partition=FOREIGN), NOW))
     assert again == Minted([None], [None], [Code.UNKNOWN])
     assert not node.hints.owners()
@@ -334,9 +340,9 @@ def test_a_hint_goes_home_once_its_owner_answers_and_then_the_copy_is_let_go() -
     assert node.on_tick(NOW, frozenset({B})) == []
     assert node.on_tick(NOW, frozenset()) == [Send(B, merge_of(b"k", held, b"", FOREIGN, True))]
     assert node.on_tick(NOW, frozenset()) == []  # one delivery at a time
-    assert node.on_delivered(B) == [Persist(2, [FOREIGN], [b"k"], [None], ())]
+    assert delivered(node, B) == [Persist(2, [FOREIGN], [b"k"], [None], ())]
     assert not node.maps[FOREIGN] and not node.hints.owners()
-    assert node.on_delivered(B) == []
+    assert delivered(node, B) == []
 
 
 def test_a_delivery_that_failed_is_sent_again() -> None:
@@ -352,7 +358,7 @@ def test_a_copy_that_changed_under_way_stays_and_is_sent_again() -> None:
     put(node, b"k", b"v", hint_for=B, partition=FOREIGN)
     node.on_tick(NOW, frozenset())
     newer = put(node, b"k", b"w", hint_for=B, partition=FOREIGN, put_id=b"2")
-    assert node.on_delivered(B) == []
+    assert delivered(node, B) == []
     assert node.on_tick(NOW, frozenset()) == [Send(B, merge_of(b"k", newer, b"", FOREIGN, True))]
 
 
@@ -360,7 +366,7 @@ def test_an_owner_keeps_its_copy_when_the_hint_has_gone_home() -> None:
     node = replica()
     held = put(node, b"k", b"v", hint_for=B, partition=OWNED)
     node.on_tick(NOW, frozenset())
-    assert node.on_delivered(B) == [Persist(2, [OWNED], [b"k"], [held], ())]
+    assert delivered(node, B) == [Persist(2, [OWNED], [b"k"], [held], ())]
     assert node.maps[OWNED] == {b"k": held}
 
 
@@ -370,8 +376,8 @@ def test_a_copy_kept_for_two_is_let_go_after_the_second() -> None:
     node.on_merge("co", merge_of(b"k", held, C, FOREIGN))
     node.on_persisted(2)
     assert len(node.on_tick(NOW, frozenset())) == 2
-    assert node.on_delivered(B) == [Persist(3, [FOREIGN], [b"k"], [held], [C])]
-    assert node.on_delivered(C) == [Persist(4, [FOREIGN], [b"k"], [None], ())]
+    assert delivered(node, B) == [Persist(3, [FOREIGN], [b"k"], [held], [C])]
+    assert delivered(node, C) == [Persist(4, [FOREIGN], [b"k"], [None], ())]
 
 
 def test_what_is_not_persisted_does_not_go_home() -> None:
@@ -391,7 +397,7 @@ def test_a_delivery_fits_into_a_batch_and_one_big_state_goes_alone() -> None:
     sizes = []
     while effects := node.on_tick(NOW, frozenset()):
         sizes.append(len(effects[0].message.keys))
-        node.on_delivered(B)
+        delivered(node, B)
         node.on_persisted(node.queue.last)
     assert sizes == [1, 2, 1]
 
@@ -408,7 +414,7 @@ def test_a_key_that_went_home_and_comes_back_begins_a_new_life() -> None:
     put(node, b"k", b"v1", hint_for=B, partition=FOREIGN, put_id=b"1")
     home = put(node, b"k", b"v2", hint_for=B, partition=FOREIGN, put_id=b"2")
     node.on_tick(NOW, frozenset())
-    node.on_delivered(B)
+    delivered(node, B)
     again = put(node, b"k", b"v3", hint_for=B, partition=FOREIGN, put_id=b"3")
     assert shown(merge(home, again)) == {dot("a", 2): b"v2", dot("a", 1, life=2): b"v3"}
 
@@ -484,7 +490,7 @@ class Three:
             owner = chr(effect.node[0])
             self.nodes[owner].on_merge("peer", effect.message)
             self.persist(owner)
-            node.on_delivered(effect.node)
+            delivered(node, effect.node)
             self.persist(name)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.membership import (
     COORDINATOR_ROLE,
+    LINE,
     NODE_ROLE,
     Fact,
     Slot,
@@ -224,14 +225,36 @@ def test_the_later_command_counts_and_one_for_the_owner_takes_it_back() -> None:
 # What nobody gave.
 
 
-def test_an_heir_is_to_say_what_it_owns() -> None:
-    ends = merge_views(joined(), View(ends={A: E}))
+def test_an_heir_is_to_say_what_it_owns_and_above_all_of_the_line_before() -> None:
+    ends = merge_views(joined("ef"), View(ends={A: E}))
     slot = slot_of(A)
     found = knowing(merge_views(ends, View(slots={slot: Slot(3, A)})))
     due = found.inherited(E)
-    assert due == {at: Slot(4 if at == slot else 1, E) for at, o in enumerate(RING.slots) if o == A}
+    assert due == {at: Slot(LINE, E) for at, owner in enumerate(RING.slots) if owner == A}
     assert found.inherited(B) == {}
-    assert found.learn(View(slots=due)).inherited(E) == {}
+    said = found.learn(View(slots=due))
+    assert said.inherited(E) == due, "until nobody need be told"
+    given_on = said.learn(View(slots={slot: Slot(LINE + 1, F)}))
+    assert slot not in given_on.inherited(E) and slot not in given_on.inherited(F)
+    second = said.learn(View(ends={E: F})).inherited(F)
+    assert second == {at: Slot(2 * LINE, F) for at in due}
+
+
+def test_what_was_given_before_the_giver_died_is_not_inherited() -> None:
+    slot = slot_of(A)
+    given = View(slots={slot: Slot(1, F)})
+    found = knowing(merge_views(joined("ef"), View(ends={A: E}))).learn(given)
+    assert found.ring.slots[slot] == F and slot not in found.inherited(E)
+
+
+@given(st.permutations([(1, F), (5, F), (LINE, E), (LINE, D)]))
+def test_of_two_owners_of_a_slot_all_take_the_same(said: list[tuple[int, bytes]]) -> None:
+    """Whoever was given it, by a giver of whom nobody heard it, and two heirs of that giver."""
+    slot = slot_of(A)
+    found = knowing(merge_views(joined("ef"), View(ends={A: E})))
+    for generation, owner in said:
+        found = found.learn(View(slots={slot: Slot(generation, owner)}))
+    assert found.view.slots[slot] == Slot(LINE, max(D, E))
 
 
 def test_whoever_follows_one_that_was_removed_is_to_say_so_too() -> None:
@@ -244,4 +267,4 @@ def test_whoever_follows_one_that_was_removed_is_to_say_so_too() -> None:
     for of in due:
         said = said.learn(View(slots=of))
     assert said.ring is found.ring
-    assert all(said.inherited(node) == {} for node in (B, C, D))
+    assert [said.inherited(node) for node in (B, C, D)] == due

@@ -184,7 +184,7 @@ def test_a_retry_is_not_acknowledged_with_another_branch() -> None:
     stand_in.on_mint("c1", put, 1000)
     stand_in.on_persisted(1)
     stand_in.on_tick(2000, frozenset())
-    stand_in.on_delivered(b"an owner")
+    stand_in.on_delivered(b"an owner", stand_in.owned.__contains__)
     stand_in.on_persisted(2)
     assert stand_in.maps == [{}]
 
