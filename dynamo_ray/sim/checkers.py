@@ -247,7 +247,9 @@ def reads_see_writes(truth: Truth) -> Iterable[str]:
             due = write.key == read.key and write.ended < read.invoked
             if due and write.w + read.r > terms.n:
                 is_seen = seen.intersection(of.of_write.get(write.number, []))
-                if not is_seen and not _is_out_of_sight(truth.history, write, read):
+                if is_seen or _is_of_ousted(truth.history, read):
+                    continue
+                if not _is_out_of_sight(truth.history, write, read):
                     yield f"{_reader(read)} of {read.key!r} missed write {write.number}"
 
 
@@ -345,6 +347,16 @@ def _is_out_of_sight(history: History, write: Write, read: Read) -> bool:
         return False
     is_gone = history.unowned.get(write.number, read.ended + 1) <= read.ended
     return is_gone or min(forgot) <= write.ended or write.w < history.terms.w
+
+
+def _is_of_ousted(history: History, read: Read) -> bool:
+    """True if perhaps one node alone answered, and it did not know that it had been replaced.
+
+    With R of two or more another owner did, too, and none of those that count the heir answers
+    under the ring before.
+    """
+    answers = history.read_at_ousted.get(read.key, ())
+    return read.r == 1 and any(read.invoked <= at <= read.ended for at in answers)
 
 
 def _merged(states: Iterable[bytes]) -> tuple[Version, ...]:

@@ -206,6 +206,8 @@ def _oust(cluster: Cluster, host: StorageNode | CoordinatorHost) -> Callable[[],
     if not cluster.operator.join(cluster.newcomers[0], instead_of=host):
         return None
     del cluster.newcomers[0]
+    host.ousted = True
+    host.witness.tell_gone(host.kept)
     return _nothing
 
 

@@ -152,6 +152,7 @@ class History:
     forgotten: dict[int, list[int]] = field(default_factory=dict)
     unowned: dict[int, int] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
+    read_at_ousted: dict[bytes, list[int]] = field(default_factory=dict)
 
     def breach(self, rule: str, at: int, text: str) -> None:
         """Note something that must never be."""
@@ -249,6 +250,24 @@ class History:
             if not _hold(everybody, dots):
                 self.lost.add(number)
         return has_forgotten
+
+    def on_acknowledged_at_ousted(
+        self, write: Write, at: int, there: Iterable[bytes | None]
+    ) -> None:
+        """A client was told ok; `there` is what the nodes hold whose place nobody else has.
+
+        Where W is one, a node that does not know yet that it was replaced acknowledges alone.
+        """
+        dots = self._dots_of(write.key).get(write.number, [])
+        if write.w == 1 and not _hold(list(map(_clock, there)), dots):
+            self.forgotten.setdefault(write.number, []).append(at)
+            self.unowned.setdefault(write.number, at)
+            self.lost.add(write.number)
+
+    def on_read_at_ousted(self, keys: Iterable[bytes], at: int) -> None:
+        """A node answered for these keys that does not know yet that it was replaced."""
+        for key in keys:
+            self.read_at_ousted.setdefault(key, []).append(at)
 
     def forgot(self, write: Write) -> list[int]:
         """The times, since it was invoked, at which a node lost its copy of a write."""

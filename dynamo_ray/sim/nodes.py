@@ -20,7 +20,7 @@ from dynamo_ray.core.gossip import Digests, News
 from dynamo_ray.core.handover import Publish
 from dynamo_ray.core.membership import NODE_ROLE, Fact, View, merge_views
 from dynamo_ray.core.merge import replaced
-from dynamo_ray.core.messages import Merge, Mint, Persist
+from dynamo_ray.core.messages import Fetch, Merge, Mint, Persist
 from dynamo_ray.core.node import Answer, Node, Out, ToPeer
 from dynamo_ray.core.receive import Grant
 from dynamo_ray.core.replica import Replica
@@ -57,6 +57,7 @@ class StorageNode(Gossiper):
         self.weight = 1.0
         self.zone = ""
         self.ended = False
+        self.ousted = False
         self.ever_owned: frozenset[int] = frozenset()
         self._founded: Placement
         self._durable_view = View()
@@ -210,7 +211,12 @@ class StorageNode(Gossiper):
 
     def is_there(self, node: StorageNode) -> bool:
         """True if it is another node than that, and holds what it has acknowledged."""
-        return self is not node and not self.ended and hasattr(self, "replica")
+        return self is not node and self.counts and hasattr(self, "replica")
+
+    @property
+    def counts(self) -> bool:
+        """True unless it has come to its end, or another has its place and it has not heard."""
+        return not self.ended and not self.ousted
 
     @property
     def is_known(self) -> bool:
@@ -331,6 +337,8 @@ class StorageNode(Gossiper):
     def _answer(self, effect: Answer) -> None:
         src, run, call, request = effect.to
         self.witness.check_persisted(request, effect.message)
+        if self.ousted and isinstance(request, Fetch):
+            self.history.on_read_at_ousted(request.keys, self.world.now)
         if src is self:
             self.rebuilding.on_taken(call, effect.message)
         elif src.run == run:

@@ -62,7 +62,7 @@ class Operator:
 
     def leave(self, node: StorageNode) -> bool:
         """A node is to go; False if too few would be left, or it is going already."""
-        staying = [one for one in self._cluster.nodes if not one.ended and one.weight > 0]
+        staying = [one for one in self._cluster.nodes if one.counts and one.weight > 0]
         if len(staying) <= self._cluster.plan.n or node.weight == 0 or node.ended or not node.up:
             return False
         node.weight = 0.0
@@ -87,7 +87,8 @@ class Operator:
         up = self._up()
         if up:
             node = self._chance.choice(up)
-            self._teach(node)
+            if node.counts:
+                self._teach(node)
             moves = moves_due(node.placement)
             if moves:
                 self._stamps += 1
@@ -96,14 +97,17 @@ class Operator:
         self._cluster.world.plan(LOOK_US, None, "look", self._look)
 
     def _teach(self, node: StorageNode) -> None:
-        """A coordinator that started again, and of whose nodes none is left, hears of this one.
+        """Who knows only nodes that have gone, or whose place others have, hears of this one.
 
-        By itself it could not find anybody; each command teaches those of a real cluster, by Ray.
+        By itself it could not find anybody: a coordinator that started again, or a node that was
+        ousted. A command teaches the coordinators of a real cluster, and ends that node, by Ray.
         """
-        for coordinator in self._cluster.coordinators:
-            is_lost = all(known.ended for known in coordinator.known.values())
-            if coordinator.up and not coordinator.paused and is_lost:
-                coordinator.learn(node.placement.view)
+        cluster = self._cluster
+        ousted = [one for one in cluster.nodes if one.ousted and not one.ended]
+        for host in (*cluster.coordinators, *ousted):
+            is_lost = not any(known.counts for known in host.known.values())
+            if host.up and not host.paused and is_lost:
+                host.learn(node.placement.view)
 
     def _remove_empty(self) -> None:
         """Who is to go and has nothing left is removed, by its own word."""
