@@ -76,7 +76,7 @@ class Slot(NamedTuple):
 class Wish(NamedTuple):
     """A slot of this generation should be moved; the later stamp counts. Advice, and no more.
 
-    A wish for the owner itself is one for nothing: it takes an earlier one back.
+    A wish for an owner of the partition, as the slot's own, takes an earlier one back.
     """
 
     generation: int

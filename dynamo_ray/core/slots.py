@@ -60,11 +60,15 @@ class Placement:
         return {slot: wish for slot, wish in self.under_way.items() if slots[slot] == node}
 
     def taken_back(self, node: NodeId) -> dict[int, Slot]:
-        """Its slots that are wished to stay: as a new generation, so that no promise is left."""
+        """Its slots that stay, as is wished, or as nobody is left to have them.
+
+        As a new generation, so that no promise of an earlier wish is left: whoever gave it takes no
+        other slot of that partition before.
+        """
         return {
             slot: Slot(wish.generation + 1, node)
             for slot, wish in self._wishes()
-            if wish.receiver == node == self.ring.slots[slot]
+            if node == self.ring.slots[slot] and self._is_void(slot, wish)
         }
 
     def inherited(self, node: NodeId) -> dict[int, Slot]:
@@ -101,6 +105,11 @@ class Placement:
         for slot, wish in sorted(self.view.wishes.items()):
             if slot < len(self.ring.slots) and wish.generation == self.view.generation(slot):
                 yield slot, wish
+
+    def _is_void(self, slot: int, wish: Wish) -> bool:
+        """True for a wish for the owner itself, or another of the partition, or one that ended."""
+        owners = self.ring.owners(slot // self.ring.copies)
+        return wish.receiver in owners or wish.receiver in self.view.ends
 
     def _last_owner(self, slot: int) -> NodeId:
         known = self.view.slots.get(slot)

@@ -222,6 +222,18 @@ def test_the_later_command_counts_and_one_for_the_owner_takes_it_back() -> None:
     assert done.taken_back(A) == {} and done.ring is back.ring
 
 
+def test_a_wish_for_one_that_owns_it_already_or_is_gone_takes_an_earlier_one_back() -> None:
+    """Nobody is to have the slot, and a promise of the earlier wish would stand in others' way."""
+    slot = slot_of(A)
+    neighbour = next(node for node in RING.owners(slot // 3) if node != A)
+    for receiver, ends in ((neighbour, {}), (E, {E: NOBODY})):
+        found = knowing(merge_views(joined(), View(wishes={slot: Wish(0, b"1", E)})))
+        found = found.learn(View(wishes={slot: Wish(0, b"2", receiver)}, ends=ends))
+        assert found.under_way == {} and found.taken_back(A) == {slot: Slot(1, A)}
+    unknown = knowing(View(wishes={slot: Wish(0, b"1", F)}))
+    assert unknown.taken_back(A) == {}, "it may come yet"
+
+
 # What nobody gave.
 
 
