@@ -23,10 +23,10 @@ from dynamo_ray.core.messages import (
     Code,
     Done,
     Effect,
+    Fetched,
     Merge,
     Merged,
     Mint,
-    Minted,
     Refused,
     Send,
 )
@@ -72,6 +72,7 @@ class Coordinator:
         self.speculation = Speculation()
         self._open = InFlight()
         self._refused: dict[bytes, list[tuple[Operation, Call]]] = {}
+        self._gone: frozenset[bytes] = frozenset()
 
     @property
     def in_flight(self) -> int:
@@ -106,7 +107,9 @@ class Coordinator:
             self.late_replies += 1
             return []
         operation, asked = ended
-        self._note(call, asked, message, now)
+        self.speculation.on_reply(call, asked.node, message, now)
+        if asked.node in self._gone and isinstance(message, Merged | Fetched):
+            message = ELSEWHERE  # it holds that, or not: who has its place by now is to be asked
         if isinstance(message, Refused) and message.code == Code.OTHER_EPOCH:
             waiting = self._refused.setdefault(asked.node, [])
             waiting.append((operation, asked))
@@ -141,9 +144,15 @@ class Coordinator:
         effects = operation.on_end(asked.send, end)
         self._perform(operation, effects, now, wall_ms, out)
 
-    def on_ring(self, ring: Ring) -> None:
-        """Requests from now on go to whom this ring says."""
-        self.desk = replace(self.desk, ring=ring)
+    def on_ring(self, ring: Ring, now: float, wall_ms: int) -> list[Out]:
+        """Requests from now on go to whom this ring says; who is no member counts for none."""
+        members = {member.node for member in self.desk.ring.members}
+        gone = frozenset(members - {member.node for member in ring.members})
+        self.desk, self._gone = replace(self.desk, ring=ring), self._gone | gone
+        out: list[Out] = []
+        for operation in list(self._open.operations) if gone else ():
+            self._perform(operation, operation.machine.on_gone(gone), now, wall_ms, out)
+        return out
 
     def on_failure(self, call: int, maybe_applied: bool, now: float, wall_ms: int) -> list[Out]:
         """No answer will come to `call`: never sent, or its connection was lost."""
@@ -280,17 +289,6 @@ class Coordinator:
                 timeout_s = min(timeout_s, begin_s)
         timeout_s = min(timeout_s, operation.end - now)
         return ToNode(asked.node, call, message, timeout_s, asked.part.epoch)
-
-    def _note(self, call: int, asked: Call, message: Any, now: float) -> None:
-        """What an answer says of its node's pace."""
-        if isinstance(message, Minted | Merged):
-            self.speculation.on_persisted(asked.node)
-        if isinstance(message, Minted) or (
-            isinstance(message, Refused) and message.code == Code.EXPIRED
-        ):
-            self.speculation.on_answer(call, now)
-        else:
-            self.speculation.on_end(call)
 
     def _close(self, operation: Operation) -> None:
         for call in self._open.close(operation):

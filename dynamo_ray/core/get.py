@@ -109,6 +109,15 @@ class Get:
         self._pending.discard(node)
         return self._make_good_for(node) + self._check()
 
+    def on_gone(self, nodes: frozenset[bytes]) -> list[Effect]:
+        """These came to their end: who has their place may hold more, and is asked instead."""
+        effects: list[Effect] = []
+        for node in sorted(self._counted & nodes) if not self._answered else ():
+            self._counted.discard(node)
+            del self._answers[node]
+            effects += self._ask(node)
+        return effects
+
     def on_deadline(self) -> list[Effect]:
         """The caller's time is up; a second call ends the work that goes on after the answer."""
         if self._answered:

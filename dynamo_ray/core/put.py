@@ -69,6 +69,7 @@ class Put:
         self._represented: dict[bytes, bytes] = {}
         self._pending: set[bytes] = set()
         self._acks: set[bytes] = set()
+        self._gone: frozenset[bytes] = frozenset()
         self._made = Made(mint)
 
     @property
@@ -146,6 +147,18 @@ class Put:
         self._pending.discard(node)
         return self._stand_in_for(self._represented.get(node, node)) + self._after_vote()
 
+    def on_gone(self, nodes: frozenset[bytes]) -> list[Effect]:
+        """These came to their end: who has an owner's place holds nothing of what that one took.
+
+        It was rebuilt, perhaps before the other owners had this (core/inheriting.py), so it gets a
+        copy, which counts as the owner's did.
+        """
+        gone = nodes.intersection(self._route.owners)
+        held = sorted(self._acks & gone) if self._phase is Phase.SPREADING else []
+        self._gone |= gone
+        self._acks -= gone
+        return [effect for node in held for effect in self._send(node)]
+
     def on_deadline(self) -> list[Effect]:
         """The caller's time is up; a second call ends the work that goes on after the answer."""
         if self._answered:
@@ -189,6 +202,8 @@ class Put:
         self._made.on_minted(minted, self._w, self._maybe_applied or self._minting.under_way != ())
         if not self._made.live:
             return self._end(Code.OK, 0, close=True)
+        if node in self._gone:
+            return self._send(node) + self._spread(node)
         self._acks.add(node)
         return self._spread(node) + self._after_vote()
 

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
+from typing import Any
 
 from dynamo_ray.core.latency import Latencies
+from dynamo_ray.core.messages import Code, Merged, Minted, Refused
 
 QUANTILE = 0.99
 LEAST_S = 0.05  # below it a wait is the machines' noise
@@ -70,6 +72,16 @@ class Speculation:
         self._tokens = min(BURST, self._tokens + SHARE)
         heappush(self._agenda, (now + begin_s + max(ANSWER_S, usual_s), call))
         return begin_s
+
+    def on_reply(self, call: int, node: bytes, message: Any, now: float) -> None:
+        """What an answer says of its node's pace."""
+        if isinstance(message, Minted | Merged):
+            self.on_persisted(node)
+        is_late = isinstance(message, Refused) and message.code == Code.EXPIRED
+        if isinstance(message, Minted) or is_late:
+            self.on_answer(call, now)
+        else:
+            self.on_end(call)
 
     def on_answer(self, call: int, now: float) -> None:
         """A node answered a mint: by what it made, or that it came too late."""

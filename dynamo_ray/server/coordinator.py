@@ -77,7 +77,7 @@ class CoordinatorServer(Member):
         A last word that is said of this run is obeyed, one of an earlier run contradicted.
         """
         if is_other_ring:
-            self.coordinator.on_ring(self.ring)
+            self._perform(self.coordinator.on_ring(self.ring, time.monotonic(), wall_ms()))
         word = last_word_on(self.fact.name, self.view) if self.fact is not None else None
         if self.fact is None or word is None:
             return

@@ -51,7 +51,8 @@ class CoordinatorHost(Gossiper):
         """Watch whom there is now, and ask whom the ring says."""
         self.detector.watch(sorted(self.known), self.mono_s)
         if is_other_ring:
-            self.machine.on_ring(self.placement.ring)
+            ring, now = self.placement.ring, self.mono_s
+            self._perform(self.machine.on_ring(ring, now, self.wall_ms))
 
     def on_call(
         self, src: Peer, call: int, message: Any, expires_ms: int, epoch: bytes | None

@@ -18,7 +18,7 @@ FAULTS = ("crash", "coordinator", "pause", "cut", "split", "full", "reset", "poi
 # Only with the real storage, which has files to damage.
 DISK_FAULTS = ("flip", "unreadable", "fsync", "wipe")
 # How the members change: a seed draws how many of them.
-CHANGES = ("join", "leave", "replace")
+CHANGES = ("join", "leave", "replace", "oust")
 STYLES = ("mixed", "set", "cart", "blind", "concurrent")
 
 

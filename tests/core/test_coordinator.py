@@ -357,7 +357,7 @@ TWIN = next(
 
 def exchanged(at: Coordinator, node: bytes, ring: Ring = GIVEN) -> list[Any]:
     """The coordinator and a node showed each other what they know."""
-    at.on_ring(ring)
+    at.on_ring(ring, 0.1, WALL)
     return at.on_exchanged(node, 0.1, WALL)
 
 
@@ -366,7 +366,7 @@ def test_a_request_travels_under_the_epoch_of_its_keys_owners() -> None:
     (mint,) = ask(at, put_of(keys=[b"k"]))
     assert mint.epoch == DESK.ring.epoch_of(PARTITION)
     assert {call.epoch for call in ask(at, GET)} == {mint.epoch}
-    at.on_ring(GIVEN)
+    at.on_ring(GIVEN, 0.1, WALL)
     (mint,) = ask(at, put_of(keys=[b"k"]))
     assert (mint.node, mint.epoch) == (SPARES[0], GIVEN.epoch_of(PARTITION))
 
@@ -393,6 +393,38 @@ def test_a_read_counts_the_present_owner_in_the_place_of_the_one_before() -> Non
     assert to_client(reply(at, again, Fetched([HELD], True))) == []
     (found,) = to_client(reply(at, first, Fetched([HELD], True)))
     assert isinstance(found, GetDone) and not found.failures
+
+
+def without(node: bytes, heir: bytes) -> Ring:
+    """The ring in which a node was replaced."""
+    slots = tuple(heir if owner == node else owner for owner in DESK.ring.slots)
+    members = tuple(member for member in DESK.ring.members if member.node != node)
+    return replace(DESK.ring, slots=slots, members=members)
+
+
+def test_a_copy_at_one_that_was_replaced_meanwhile_is_made_at_its_heir() -> None:
+    at = coordinator()
+    (mint,) = ask(at, put_of(keys=[b"k"], strict=True))
+    second, _ = reply(at, mint, MINTED)
+    (copy,) = at.on_ring(without(OWNERS[0], SPARES[0]), 0.1, WALL)
+    assert copy.node == SPARES[0] and copy.message == second.message
+    assert to_client(reply(at, second, Merged())) == []
+    (done,) = to_client(reply(at, copy, Merged()))
+    assert isinstance(done, PutDone) and not done.failures
+
+
+def test_what_one_says_that_was_replaced_meanwhile_is_asked_of_its_heir() -> None:
+    for held, heirs in ((Fetched([HELD], True), 1), (Refused(Code.NOT_READY), 0)):
+        at = coordinator()
+        first, *_ = ask(at, replace(GET, strict=True))
+        ring = without(OWNERS[0], SPARES[0])
+        assert at.on_ring(ring, 0.1, WALL) == []
+        out = reply(at, first, held)
+        assert len(out) == heirs and to_client(out) == []
+        if heirs:
+            assert out == [Exchange(OWNERS[0])]
+            (again,) = at.on_exchanged(OWNERS[0], 0.1, WALL)
+            assert again.node == SPARES[0]
 
 
 def test_parts_of_a_batch_go_on_like_the_whole_however_often_owners_part() -> None:
@@ -447,7 +479,7 @@ def test_a_put_that_is_asked_of_another_forks_too() -> None:
     """The ring changed while the first minter was at work, and it refuses for another cause."""
     at = coordinator()
     (mint,) = ask(at, put_of(keys=[TWIN, b"k"]))
-    at.on_ring(GIVEN)
+    at.on_ring(GIVEN, 0.1, WALL)
     of_twin, of_k = reply(at, mint, Refused(Code.NOT_READY))
     assert (of_twin.node, of_k.node) == (OWNERS[0], SPARES[0])
     assert at.in_flight == 2
@@ -456,7 +488,7 @@ def test_a_put_that_is_asked_of_another_forks_too() -> None:
 def test_what_may_have_been_applied_before_its_owners_parted_is_never_called_unavailable() -> None:
     at = coordinator(w=3)
     (mint,) = ask(at, put_of(keys=[TWIN, b"k"], strict=True))
-    at.on_ring(GIVEN)
+    at.on_ring(GIVEN, 0.1, WALL)
     of_twin, of_k = at.on_failure(mint.call, True, 0.1, WALL)
     out: list[Any] = []
     for call in (of_twin, of_k):
@@ -471,7 +503,7 @@ def test_what_may_have_been_applied_before_its_owners_parted_is_never_called_una
 def test_nor_where_too_few_can_be_reached_by_then() -> None:
     at = coordinator(w=3)
     (mint,) = ask(at, put_of(keys=[TWIN, b"k"], strict=True))
-    at.on_ring(GIVEN)
+    at.on_ring(GIVEN, 0.1, WALL)
     gone = frozenset(OWNERS[:2])
     (done,) = to_client(at.on_suspected(gone, gone, 0.1, WALL))
     assert [failure.code for failure in done.failures] == [Code.UNKNOWN] * 2

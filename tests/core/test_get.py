@@ -317,3 +317,14 @@ def test_in_any_order_of_events_the_caller_hears_once_and_the_truth(
     merged = driver.together()
     behind = {n for n, held in driver.answers.items() if n in (A, B, C) and held != merged}
     assert driver.mended == dict.fromkeys(behind, merged)
+
+
+def test_an_answer_of_one_that_is_gone_is_asked_of_its_heir() -> None:
+    """It knew nothing of what the others count with the heir."""
+    machine = get()
+    machine.start()
+    machine.on_fetched(A, Fetched([OLD]))
+    assert machine.on_gone(frozenset({A, B})) == ask(A)
+    assert machine.on_fetched(B, Fetched([OLD])) == []
+    assert machine.on_fetched(A, Fetched([NEW])) == [found(merge(OLD, NEW))]
+    assert machine.on_gone(frozenset({A})) == [], "it is answered"

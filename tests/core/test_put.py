@@ -440,3 +440,33 @@ def test_without_failures_every_order_ends_well(steps: list[tuple[str, int]], w:
     (outcome,) = driver.done
     assert not outcome.failures and driver.machine.closed
     assert driver.acked == {A, B, C}
+
+
+# Who came to its end meanwhile.
+
+
+def test_a_copy_at_one_that_is_gone_counts_once_its_heir_has_it() -> None:
+    """Its heir copied what the others held, perhaps before they had this."""
+    machine = put()
+    machine.start()
+    machine.on_minted(A, MINTED)
+    assert machine.on_gone(frozenset({A, E})) == [Send(A, MERGE)], "who has its place gets it"
+    assert machine.on_merged(B) == []
+    assert machine.on_merged(A) == [OK]
+
+
+def test_what_one_that_is_gone_minted_is_not_its_acknowledgement() -> None:
+    machine = put(w=1)
+    machine.start()
+    assert machine.on_gone(frozenset({A})) == []
+    assert machine.on_minted(A, MINTED) == [Send(A, MERGE), Send(B, MERGE), Send(C, MERGE)]
+    assert machine.on_merged(C) == [OK]
+
+
+def test_after_its_end_nobody_gets_anything() -> None:
+    machine = put()
+    machine.start()
+    machine.on_minted(A, MINTED)
+    for node in (B, C):
+        machine.on_merged(node)
+    assert machine.closed and machine.on_gone(frozenset({A})) == []

@@ -9,7 +9,7 @@ seconds of work, and say so by the checker that is meant for it; with it the sam
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -23,6 +23,7 @@ from dynamo_ray.core import (
     get,
     handover,
     hints,
+    inheriting,
     lives,
     made,
     merkle,
@@ -36,6 +37,7 @@ from dynamo_ray.core import (
     requests,
     rounds,
     serving,
+    slots,
     sync,
 )
 from dynamo_ray.core import merge as merging
@@ -47,7 +49,7 @@ from dynamo_ray.core.remains import may_leave
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.slots import Placement
 from dynamo_ray.core.unlogged import Unlogged
-from dynamo_ray.core.unpersisted import Unpersisted
+from dynamo_ray.core.unpersisted import Changes, Unpersisted
 from dynamo_ray.core.upkeep import (
     Compared,
     Confirm,
@@ -352,6 +354,72 @@ def ousted_and_not_told(roles: Roles) -> list[Fault]:
     pairs = [pair for a in here for b in there for pair in ((a, b), (b, a))]
     cuts = [Fault("cut", a, at_us=150 * MS + 1, for_us=900 * MS, other=b) for a, b in pairs]
     return [Fault("oust", roles[0], at_us=150 * MS), *cuts]
+
+
+def ousted_twice(roles: Roles) -> list[Fault]:
+    """Two commands replace the first owner, and the second knows nothing of the first."""
+    return [Fault("oust", roles[0], at_us=at * MS) for at in (300, 340)]
+
+
+def ousted_while_a_copy_is_late(roles: Roles) -> list[Fault]:
+    """The first owner mints and is replaced; its copies reach the second one after the heir did.
+
+    One coordinator does not reach the third owner, and the other does not reach the second.
+    """
+    at = ("c1", "Minted", 3)
+    away = ("c1", roles[2]), (roles[2], "c1"), ("c2", roles[1]), (roles[1], "c2")
+    late = Fault("cut", "c1", for_us=700 * MS, other=roles[1], after=at)
+    cuts = [Fault("cut", a, for_us=3000 * MS, other=b, after=at) for a, b in away]
+    return [Fault("oust", roles[0], after=at), late, *cuts]
+
+
+def ousted_while_a_question_is_late(roles: Roles) -> list[Fault]:
+    """As above, with reads: the second owner is asked after all count the heir."""
+    at = ("c1", "Fetched", 4)
+    away = ("c1", roles[2]), (roles[2], "c1"), ("c2", roles[1]), (roles[1], "c2")
+    late = Fault("cut", "c1", for_us=900 * MS, other=roles[1], after=("c1", "ClientGet", 3))
+    cuts = [Fault("cut", a, for_us=3000 * MS, other=b, after=at) for a, b in away]
+    return [Fault("oust", roles[0], after=("c1", "ClientGet", 2)), late, *cuts]
+
+
+def given_and_inherited(roles: Roles, parted: tuple[str, str, int]) -> list[Fault]:
+    """The first owner gives n4 its slot, who alone hears of it, and dies; n5 takes its place.
+
+    From `parted` on both may take themselves for the owner, beside another one and a coordinator.
+    """
+    giver, second, third = roles[:3]
+    alone = [
+        pair for a in (giver, "n4") for b in (second, third, "c1", "c2") for pair in both(a, b)
+    ]
+    sides = [pair for a in ("n4", second, "c2") for b in ("n5", third, "c1") for pair in both(a, b)]
+    apart = "n5", "incarnation", 1
+    return [
+        Fault("join", "n1", at_us=20 * MS),
+        Fault("leave", giver, at_us=120 * MS),
+        *cuts_of(alone, (giver, "Sealed", 1), 500),
+        Fault("replace", giver, after=(giver, "published", 1)),
+        *cuts_of(both("n4", "n5"), apart, 100),
+        *cuts_of(sides, parted, 1500),
+    ]
+
+
+def inherited_before_all_hear_of_it(roles: Roles) -> list[Fault]:
+    """They part when the heir knows that all know whom it replaces, and has not said so yet."""
+    return given_and_inherited(roles, ("n5", "Heard", 3))
+
+
+def inherited_and_given(roles: Roles) -> list[Fault]:
+    return given_and_inherited(roles, ("n5", "published", 1))
+
+
+def both(a: str, b: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (a, b), (b, a)
+
+
+def cuts_of(
+    pairs: Iterable[tuple[str, str]], after: tuple[str, str, int], for_ms: int
+) -> list[Fault]:
+    return [Fault("cut", a, for_us=for_ms * MS, other=b, after=after) for a, b in pairs]
 
 
 def removed_and_then_needed(roles: Roles) -> list[Fault]:
@@ -783,6 +851,16 @@ def sealed_before_the_fsync(patch: Patch) -> None:
     )
 
 
+def nobody_asks_who_has_it(patch: Patch) -> None:
+    def let_go(
+        self: receive.Receiver, partition: int, key: bytes, state: bytes, changes: Changes
+    ) -> None:
+        changes.add(partition, key, state, None, b"")
+        del self._replica.maps[partition][key]
+
+    patch.setattr(receive.Receiver, "_keep_for_owners", let_go)
+
+
 def whatever_is_not_owned_goes(patch: Patch) -> None:
     def on_tick(self: receive.Receiver, now_ms: int) -> object:
         owned = self._replica.owned
@@ -792,6 +870,7 @@ def whatever_is_not_owned_goes(patch: Patch) -> None:
 
     whole = receive.Receiver.on_tick
     patch.setattr(receive.Receiver, "on_tick", on_tick)
+    nobody_asks_who_has_it(patch)  # or the owners would get it first
 
 
 def promises_forgotten(patch: Patch) -> None:
@@ -801,6 +880,7 @@ def promises_forgotten(patch: Patch) -> None:
         return node.Node(of, settings, placement, {})
 
     patch.setattr(nodes, "Node", made)
+    nobody_asks_who_has_it(patch)  # or the owners would get what was promised
 
 
 def given_and_forgotten(patch: Patch) -> None:
@@ -826,11 +906,41 @@ def heirs_are_open(patch: Patch) -> None:
     patch.setattr(Placement, "inherited", lambda self, node: {})
 
 
+def heirs_follow_the_line_before(patch: Patch) -> None:
+    patch.setattr(slots, "LINE", 1)
+
+
+def heirs_are_open_once_they_said_so(patch: Patch) -> None:
+    def on_placement(self: inheriting.Inheriting, at: Placement, doubted: frozenset[int]) -> None:
+        whole(self, at, doubted)
+        for slot, owned in list(self.slots.items()):
+            if self._is_published(slot, owned):
+                del self.slots[slot]
+
+    whole = inheriting.Inheriting.on_placement
+    patch.setattr(inheriting.Inheriting, "on_placement", on_placement)
+
+
+def copies_of_the_gone_count(patch: Patch) -> None:
+    patch.setattr(put.Put, "on_gone", lambda self, nodes: [])
+
+
+def answers_of_the_gone_count(patch: Patch) -> None:
+    patch.setattr(get.Get, "on_gone", lambda self, nodes: [])
+
+
 def hints_for_who_is_gone(patch: Patch) -> None:
     patch.setattr(hints.Hints, "on_ring", lambda *rest: None)
 
 
 def newcomers_count(patch: Patch) -> None:
+    def on_placement(self: handover.Handover, placement: Placement) -> None:
+        doubted = self._replica.doubted
+        whole(self, placement)
+        self._replica.doubted = doubted
+
+    whole = handover.Handover.on_placement
+    patch.setattr(handover.Handover, "on_placement", on_placement)
     patch.setattr(journal.ListJournal, "join", lambda self: None)
     everything = property(lambda self: frozenset(range(1000)))
     patch.setattr(receive.Receiver, "promised", everything)
@@ -880,6 +990,11 @@ BUSILY = replace(
 )
 REPLACING = replace(STRICT, nodes=3, newcomers=1, partitions=1, operations=20, sync_s=5.0)
 OUSTING = replace(REPLACING, operations=25, timeout_ms=300, sync_s=1.0)
+OUSTED_TWICE = replace(ONE_COPY, nodes=4, newcomers=2, partitions=1, operations=25)
+OUSTING_LATE = replace(OUSTING, timeout_ms=1500, suspect_s=1.5, weather=Weather(kept_by_cut=1.0))
+GIVEN_TWICE = replace(
+    OUSTING, nodes=3, newcomers=2, operations=60, timeout_ms=1000, think_us=30 * MS
+)
 LEAVING = replace(ONE_COPY, nodes=2, newcomers=1, partitions=1, operations=80)
 
 GUARDS = (
@@ -1347,6 +1462,46 @@ GUARDS = (
         OUSTING,
         ousted_and_not_told,
         ("reads_see_writes",),
+    ),
+    Guard(
+        "17",
+        "an heir begins a line above the one before",
+        heirs_follow_the_line_before,
+        GIVEN_TWICE,
+        inherited_and_given,
+        ("reads_see_writes",),
+    ),
+    Guard(
+        "17",
+        "an heir counts once all know what it said",
+        heirs_are_open_once_they_said_so,
+        GIVEN_TWICE,
+        inherited_before_all_hear_of_it,
+        ("reads_see_writes",),
+    ),
+    Guard(
+        "17",
+        "a copy at one that was replaced is none",
+        copies_of_the_gone_count,
+        OUSTING_LATE,
+        ousted_while_a_copy_is_late,
+        ("reads_see_writes",),
+    ),
+    Guard(
+        "17",
+        "nor is its answer one",
+        answers_of_the_gone_count,
+        OUSTING_LATE,
+        ousted_while_a_question_is_late,
+        ("reads_see_writes",),
+    ),
+    Guard(
+        "17",
+        "what was not given goes to the owners first",
+        nobody_asks_who_has_it,
+        OUSTED_TWICE,
+        ousted_twice,
+        ("nothing_lost",),
     ),
     Guard(
         "20",
