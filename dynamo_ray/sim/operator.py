@@ -45,8 +45,11 @@ class Operator:
         return not self._leaving and len(rings) == 1 and quiet and not moves_due(up[0].placement)
 
     def join(self, node: StorageNode, instead_of: StorageNode | None = None) -> bool:
-        """A new node starts; False if there is nobody to tell it of the others."""
-        up = [one for one in self._up() if one.is_known]  # others know nobody who knows them
+        """A new node starts; False if there is nobody to tell it of the others.
+
+        Whose place it takes is not asked: whoever gives the command takes that one for dead.
+        """
+        up = [one for one in self._up() if one is not instead_of and one.is_known]
         if not up:
             return False
         cluster = self._cluster
