@@ -138,7 +138,7 @@ class Cluster:
         return client
 
     def _acknowledged(self, write: Write) -> None:
-        there = [node.logged.get(write.key) for node in self.nodes if node.counts]
+        there = [node.logged.get(write.key) for node in self.nodes if not node.ousted]
         self.history.on_acknowledged_at_ousted(write, self.world.now, there)
         # A machine may lose, between its answer and the client's, what it acknowledged.
         if self.plan.durability != "memory" and not self.history.forgot(write):

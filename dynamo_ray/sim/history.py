@@ -191,12 +191,12 @@ class History:
         self._check_replaced(minted, seen)
         return minted
 
-    def on_logged(self, node: str, at: int, key: bytes, state: bytes, counts: bool = True) -> None:
+    def on_logged(self, node: str, at: int, key: bytes, state: bytes, finds: bool = True) -> None:
         """A record went into a log: one dot is one version, for ever and everywhere.
 
-        The log of a node that does not count, being ousted, finds nothing again that was lost.
+        In the log of a node that was ousted nobody finds again what was lost.
         """
-        if self.lost and counts:
+        if self.lost and finds:
             # It was on its way to here when it was lost there.
             dots, clocks = self._dots_of(key), [decode(state).clock]
             self.lost -= {number for number in self.lost if _hold(clocks, dots.get(number, []))}

@@ -100,7 +100,7 @@ class Witness:
         node.logged[row.key] = row.state
         if row.hints:
             self.kept_for_others.add(row.key)
-        node.history.on_logged(node.name, node.world.now, row.key, row.state, node.counts)
+        node.history.on_logged(node.name, node.world.now, row.key, row.state, not node.ousted)
         is_ours = row.partition in node.replica.owned or row.partition in node.ever_owned
         if not is_ours and not row.hints and not node.node.receiver.expects(row.partition):
             text = f"{node.name} logged a copy of {row.key!r} that it does not own, without a hint"

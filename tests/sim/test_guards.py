@@ -1486,6 +1486,7 @@ GUARDS = (
         OUSTING_LATE,
         ousted_while_a_copy_is_late,
         ("reads_see_writes",),
+        seed=6,
     ),
     Guard(
         "17",
@@ -1494,6 +1495,7 @@ GUARDS = (
         OUSTING_LATE,
         ousted_while_a_question_is_late,
         ("reads_see_writes",),
+        seed=2,
     ),
     Guard(
         "17",
@@ -1501,7 +1503,7 @@ GUARDS = (
         nobody_asks_who_has_it,
         OUSTED_TWICE,
         ousted_twice,
-        ("nothing_lost",),
+        ("no_breach", "nothing_lost"),
     ),
     Guard(
         "20",
