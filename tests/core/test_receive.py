@@ -81,7 +81,9 @@ def test_two_givers_of_one_partition_to_one_receiver() -> None:
     assert len(at.published) == 1
     at.tell()
     at.run(20)
-    assert len(at.published) == 1
+    (_, given), (stays, taken_back) = at.published
+    assert list(taken_back.values()) == [Slot(1, stays)] and taken_back.keys().isdisjoint(given)
+    at.tell()
     assert sorted(at.placements[D].ring.owners(0)) in ([A, C], [B, C])
 
 
