@@ -62,8 +62,7 @@ class Replica:
         self.maps = maps
         self.owned = owned
         self.doubted: frozenset[int] = frozenset()
-        self.handed_over: set[int] = set()
-        """The partitions that it gave away: all that is here was sealed there (rule 17)."""
+        self.handed_over: set[int] = set()  # given away, with all that was here: sealed (rule 17)
         self.hints = Hints(settings.limits.hint_bytes)
         keep_ms = int(settings.times.timeout_max_s * 10 * 1000)
         self.puts = RememberedPuts(keep_ms, settings.limits.remembered_puts)
@@ -159,10 +158,7 @@ class Replica:
         return effects
 
     def on_delivered(self, owner: bytes, expects: Callable[[int], bool]) -> list[Effect]:
-        """The owner has fsynced what was sent: let go of the hints, and of copies not ours.
-
-        Not of those of a partition that is to come here: its giver counts on them, once compared.
-        """
+        """The owner has fsynced what was sent: let go of hints, and of copies nobody `expects`."""
         changes = Changes()
         for key, sent in self.hints.settled(owner).items():
             partition = self.hints.partition_of(owner, key)
