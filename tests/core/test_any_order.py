@@ -111,7 +111,7 @@ class Driver:
         if ring > self.knows[who]:
             self.knows[who] = ring
             if who == HERE:
-                self.at.on_ring(self.rings[ring])
+                self.take(self.at.on_ring(self.rings[ring], self.now, WALL))
 
     def told(self, which: int) -> None:
         """Both know the same then, or, now and then, could not tell each other."""

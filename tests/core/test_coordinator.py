@@ -553,7 +553,7 @@ def test_a_fork_takes_only_the_keys_of_its_route_and_keeps_its_time() -> None:
     other = next(key for key in keys if DESK.ring.owners(partition_of(key, 16)) != OWNERS)
     mint, of_other = ask(at, put_of(keys=[TWIN, other, b"k"]))
     reply(at, mint, OTHER, now=0.5)
-    at.on_ring(GIVEN)
+    at.on_ring(GIVEN, 0.1, WALL)
     of_twin, of_k = at.on_exchanged(OWNERS[0], 0.5, WALL)
     assert [call.message.keys for call in (of_twin, of_k)] == [[TWIN], [b"k"]]
     assert to_client(reply(at, of_k, MINTED, now=0.6)) == []
@@ -567,7 +567,7 @@ def test_a_fork_finds_whom_the_route_of_before_does_not_know() -> None:
     """All that it knows are suspected or refuse; the new owner of one key is well."""
     at = coordinator(w=1)
     (mint,) = ask(at, put_of(keys=[TWIN, b"k"], strict=True))
-    at.on_ring(GIVEN)
+    at.on_ring(GIVEN, 0.1, WALL)
     gone = frozenset(OWNERS[1:])
     assert at.on_suspected(gone, gone, 0.1, WALL) == []
     of_twin, of_k = reply(at, mint, Refused(Code.NOT_READY))
@@ -580,7 +580,7 @@ def test_after_its_end_nothing_is_sent_again() -> None:
     (mint,) = ask(at, put_of(keys=[b"k"]))
     second, _ = reply(at, mint, MINTED)
     reply(at, second, OTHER)
-    at.on_ring(GIVEN)
+    at.on_ring(GIVEN, 0.1, WALL)
     assert at.on_exchanged(OWNERS[1], 60.0, WALL) == []
 
 
@@ -623,7 +623,7 @@ def test_what_forks_is_asked_of_slow_nodes_last_too() -> None:
     assert at.speculation.slow == {OWNERS[0]}
     (mint,) = ask(at, put_of(keys=[TWIN, b"k"]))
     assert mint.node == OWNERS[1]
-    at.on_ring(GIVEN)
+    at.on_ring(GIVEN, 0.1, WALL)
     of_twin, _ = reply(at, mint, Refused(Code.NOT_READY))
     assert (of_twin.node, of_twin.message.keys) == (OWNERS[1], [TWIN])
 
