@@ -6,21 +6,35 @@ What the commands of cluster.yaml begin is used as the pages say, by the command
 from __future__ import annotations
 
 import json
+import os
 import re
-import subprocess
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from tests.cluster.conftest import FILE, START, Machines
-from tests.cluster.hosts import ROOT
+from tests.cluster.running import (
+    LASTS_S,
+    all_connected,
+    all_under_load,
+    no_hints,
+    profile,
+    under_load,
+    wait,
+    watched,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(400)]
 
-LASTS_S = 12.0
 GAP_S = 2.0
+# How long a machine is cut off: `make cluster-test cut=600` for ten minutes.
+CUT_S = float(os.environ.get("DYNAMO_RAY_CUT_S", "12"))
+AROUND_S = 4.0
+LATER_S = 20.0
+CONNECTED_S = 2.0
+MOVED_S = 300.0
 ONE, TWO, THREE = FILE["provider"]["worker_ips"]
 LISTENS = "import socket; socket.create_connection(('{}', {}), 5)"
 
@@ -32,56 +46,30 @@ def carts(machines: Machines) -> Machines:
     return machines
 
 
-def wait(condition: Callable[[], Any], timeout_s: float, what: str) -> float:
-    """Wait until it is true; how long that took in seconds."""
-    begun = time.monotonic()
-    while not condition():
-        assert time.monotonic() < begun + timeout_s, f"{what} did not come in {timeout_s:g} s"
-        time.sleep(0.5)
-    return time.monotonic() - begun
-
-
-def under_load(carts: Machines, act: Callable[[], Any], host: str = "head") -> dict[str, Any]:
-    """What a client on that host was told while it happened."""
-    [told] = all_under_load(carts, act, host)
-    return told
-
-
-def all_under_load(carts: Machines, act: Callable[[], Any], *hosts: str) -> list[dict[str, Any]]:
-    """The same for clients on several hosts."""
-    clients = [_client(carts, host) for host in hosts]
-    try:
-        for client in clients:
-            assert client.stdout is not None
-            assert client.stdout.readline() == "ready\n"
-        time.sleep(1.0)
-        act()
-        told = [json.loads(c.communicate(timeout=LASTS_S + 60)[0]) for c in clients]
-    finally:
-        for client in clients:
-            client.kill()
-            client.communicate()
-    print([{**one, "lost": len(one["lost"])} for one in told])
-    return told
-
-
-def _client(carts: Machines, host: str) -> subprocess.Popen[str]:
-    line = f"cd {ROOT} && python -m tests.cluster.load {LASTS_S} {time.monotonic_ns()}"
-    command = carts.hosts[host].command(line)
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def profile(carts: Machines, host: str) -> None:
-    """Let clients on that host find the cluster."""
-    known = carts.head.folder / "home/.dynamo_ray/clusters/carts.json"
-    there = carts.hosts[host].folder / "home/.dynamo_ray/clusters"
-    there.mkdir(parents=True)
-    (there / "carts.json").write_text(known.read_text())
-
-
 def is_whole(carts: Machines) -> bool:
     status = carts.status()
     return all(one["state"] == "up" for one in (*status["nodes"], *status["coordinators"]))
+
+
+def pids_of(carts: Machines) -> dict[str, int]:
+    """Of all members, by name."""
+    status = carts.status()
+    return {one["name"]: one["pid"] for one in (*status["nodes"], *status["coordinators"])}
+
+
+@contextmanager
+def a_spare(carts: Machines) -> Iterator[str]:
+    """A fourth node meanwhile, that can stand in for others; its name."""
+    before = set(carts.states())
+    carts.store("node add -c carts --yes", timeout_s=MOVED_S)
+    [added] = set(carts.states()) - before
+    yield added
+    carts.store(f"node remove {added} -c carts --yes", timeout_s=MOVED_S)
+
+
+def are_equal(carts: Machines) -> bool:
+    """True if all owners hold the same."""
+    return bool(json.loads(carts.head.run("dynamo-ray verify -c carts --json || true"))["equal"])
 
 
 # ---- where members are
@@ -153,11 +141,30 @@ def test_a_machine_crashes_and_comes_back(carts: Machines) -> None:
     assert n2["recovery"]["records"] > 0, "and read its data there"
 
 
+@pytest.mark.timeout(900 + 2 * CUT_S)
 def test_a_machine_is_cut_off_for_a_while(carts: Machines) -> None:
-    told = under_load(carts, lambda: carts.hosts["m3"].unplug())
-    carts.hosts["m3"].plug()
+    """Ray starts nothing again, and the store is whole as soon as the network is."""
+    with a_spare(carts) as spare, watched(carts) as watch:
+        pids, took = pids_of(carts), {}
+
+        def cut() -> None:
+            carts.hosts["m3"].unplug()
+            time.sleep(CUT_S)
+            carts.hosts["m3"].plug()
+            healed = time.monotonic()
+            wait(lambda: are_equal(carts), 120, "equal copies")
+            took.update(healed=healed, equal_s=round(time.monotonic() - healed, 1))
+
+        told = under_load(carts, cut, lasts_s=CUT_S + AROUND_S)
+        time.sleep(min(CUT_S, LATER_S))  # for what Ray might still do
+        assert pids_of(carts) == pids and is_whole(carts)
+    healed = took.pop("healed")
+    took["connected_s"] = watch.until(healed, all_connected)
+    took["home_s"] = watch.until(healed, no_hints)
+    print(took, watch.suspicions(healed - CUT_S, time.monotonic()))
     assert told["failed"] == [] and told["lost"] == [] and told["gap_s"] < GAP_S, told
-    assert wait(lambda: is_whole(carts), 60, "a whole cluster") < 30
+    assert took["connected_s"] is not None and took["connected_s"] < CONNECTED_S
+    assert took["home_s"], f"{spare} kept copies, and none is left"
 
 
 def test_the_machines_are_split_in_two(carts: Machines) -> None:

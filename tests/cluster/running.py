@@ -1,0 +1,162 @@
+"""Clients that work, and a watch over the members, while something happens to machines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tests.cluster.conftest import Machines
+from tests.cluster.hosts import ROOT
+
+LASTS_S = 12.0
+READ_S = 60.0
+
+Said = dict[str, Any]
+
+
+def wait(condition: Callable[[], Any], timeout_s: float, what: str, each_s: float = 0.5) -> float:
+    """Wait until it is true; how long that took in seconds."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() < begun + timeout_s, f"{what} did not come in {timeout_s:g} s"
+        time.sleep(each_s)
+    return time.monotonic() - begun
+
+
+def profile(carts: Machines, host: str) -> None:
+    """Let clients on that host find the cluster."""
+    known = carts.head.folder / "home/.dynamo_ray/clusters/carts.json"
+    there = carts.hosts[host].folder / "home/.dynamo_ray/clusters"
+    there.mkdir(parents=True, exist_ok=True)
+    (there / "carts.json").write_text(known.read_text())
+
+
+# ---- load
+
+
+def under_load(
+    carts: Machines, act: Callable[[], Any], host: str = "head", **load: float
+) -> dict[str, Any]:
+    """What a client on that host was told while it happened."""
+    [told] = all_under_load(carts, act, host, **load)
+    return told
+
+
+def all_under_load(
+    carts: Machines,
+    act: Callable[[], Any],
+    *hosts: str,
+    lasts_s: float = LASTS_S,
+    workers: int = 1,
+    size: int = 0,
+) -> list[dict[str, Any]]:
+    """The same for clients on several hosts: so long, `workers` at a time, values so large."""
+    words = f"load {lasts_s} {time.monotonic_ns()} {workers} {size}"
+    clients = [begun(carts, words, host) for host in hosts]
+    try:
+        for client in clients:
+            is_ready(client)
+        time.sleep(1.0)
+        act()
+        told = [json.loads(c.communicate(timeout=lasts_s + READ_S)[0]) for c in clients]
+    finally:
+        for client in clients:
+            end(client)
+    print([summary(one) for one in told])
+    return told
+
+
+def summary(told: dict[str, Any]) -> dict[str, Any]:
+    """In few words."""
+    return {**told, "lost": len(told["lost"]), "took": p99s(told["took"])}
+
+
+def p99s(took: list[list[float]]) -> list[float]:
+    """Of puts and of gets: what 99 of 100 stayed within, in ms."""
+    columns = (sorted(column) for column in list(zip(*took, strict=True))[1:])
+    return [round(1000 * column[len(column) * 99 // 100], 1) for column in columns]
+
+
+# ---- watching
+
+
+class Watched:
+    """What members said of each other; `seen` once the watch has ended."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, str, Said]] = []
+
+    def until(self, since: float, condition: Callable[[dict[str, Said]], bool]) -> float | None:
+        """How long after `since` it became true of what all said last, for good; None if never."""
+        last: dict[str, Said] = {}
+        found: float | None = None
+        for at, member, said in self.seen:
+            last[member] = said
+            if not condition(last):
+                found = None
+            elif found is None:
+                found = max(0.0, at - since)
+        return found
+
+    def suspicions(self, since: float, until: float) -> list[tuple[float, str, list[str]]]:
+        """Whom members suspected when that changed: seconds after `since`, by whom, whom."""
+        last: dict[str, list[str]] = {}
+        found = []
+        for at, member, said in self.seen:
+            changed = said["suspected"] != last.get(member, [])
+            last[member] = said["suspected"]
+            if changed and since <= at <= until:
+                found.append((round(at - since, 1), member, said["suspected"]))
+        return found
+
+
+@contextmanager
+def watched(carts: Machines) -> Iterator[Watched]:
+    """Watch all members meanwhile."""
+    found, watch = Watched(), begun(carts, "watch", "head")
+    try:
+        is_ready(watch)
+        yield found
+        found.seen = json.loads(watch.communicate(timeout=READ_S)[0])
+    finally:
+        end(watch)
+
+
+def all_connected(last: dict[str, Said]) -> bool:
+    """True if each member is connected to all nodes and suspects none."""
+    nodes = {name for name in last if name.startswith("n")}
+    return all(
+        {member, *said["connected"]} >= nodes and not said["suspected"]
+        for member, said in last.items()
+    )
+
+
+def no_hints(last: dict[str, Said]) -> bool:
+    """True if no member keeps a copy for another."""
+    return not any(said["hints"] for said in last.values())
+
+
+# ---- programs of ours on hosts
+
+
+def begun(carts: Machines, words: str, host: str) -> subprocess.Popen[str]:
+    """`python -m tests.cluster.WORDS` on that host."""
+    command = carts.hosts[host].command(f"cd {ROOT} && exec python -m tests.cluster.{words}")
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+
+def is_ready(program: subprocess.Popen[str]) -> None:
+    """Wait until it says so."""
+    assert program.stdout is not None
+    assert program.stdout.readline() == "ready\n"
+
+
+def end(program: subprocess.Popen[str]) -> None:
+    """It has ended, or is ended now."""
+    program.kill()
+    program.communicate()
