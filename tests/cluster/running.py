@@ -72,7 +72,9 @@ def all_under_load(
 
 def summary(told: dict[str, Any]) -> dict[str, Any]:
     """In few words."""
-    return {**told, "lost": len(told["lost"]), "took": p99s(told["took"])}
+    short = {**told, "lost": len(told["lost"]), "p99_ms": p99s(told["took"])}
+    del short["took"]
+    return short
 
 
 def p99s(took: list[list[float]]) -> list[float]:
@@ -115,9 +117,9 @@ class Watched:
 
 
 @contextmanager
-def watched(carts: Machines) -> Iterator[Watched]:
-    """Watch all members meanwhile."""
-    found, watch = Watched(), begun(carts, "watch", "head")
+def watched(carts: Machines, host: str = "head") -> Iterator[Watched]:
+    """Watch all members meanwhile, from that host."""
+    found, watch = Watched(), begun(carts, "watch", host)
     try:
         is_ready(watch)
         yield found

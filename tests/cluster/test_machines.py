@@ -32,7 +32,7 @@ GAP_S = 2.0
 # How long a machine is cut off: `make cluster-test cut=600` for ten minutes.
 CUT_S = float(os.environ.get("DYNAMO_RAY_CUT_S", "12"))
 AROUND_S = 4.0
-LATER_S = 20.0
+LATER_S = 30.0
 CONNECTED_S = 2.0
 MOVED_S = 300.0
 ONE, TWO, THREE = FILE["provider"]["worker_ips"]
@@ -142,29 +142,31 @@ def test_a_machine_crashes_and_comes_back(carts: Machines) -> None:
 
 
 @pytest.mark.timeout(900 + 2 * CUT_S)
-def test_a_machine_is_cut_off_for_a_while(carts: Machines) -> None:
+@pytest.mark.parametrize("name", ["m3", "head"])
+def test_a_machine_is_cut_off_for_a_while(carts: Machines, name: str) -> None:
     """Ray starts nothing again, and the store is whole as soon as the network is."""
-    with a_spare(carts) as spare, watched(carts) as watch:
+    profile(carts, "m1")
+    with a_spare(carts) as spare, watched(carts, "m1") as watch:
         pids, took = pids_of(carts), {}
 
         def cut() -> None:
-            carts.hosts["m3"].unplug()
+            carts.hosts[name].unplug()
             time.sleep(CUT_S)
-            carts.hosts["m3"].plug()
+            carts.hosts[name].plug()
             healed = time.monotonic()
-            wait(lambda: are_equal(carts), 120, "equal copies")
+            wait(lambda: are_equal(carts), 60, "equal copies")
             took.update(healed=healed, equal_s=round(time.monotonic() - healed, 1))
 
-        told = under_load(carts, cut, lasts_s=CUT_S + AROUND_S)
+        told = under_load(carts, cut, "m1", lasts_s=CUT_S + AROUND_S)
         time.sleep(min(CUT_S, LATER_S))  # for what Ray might still do
         assert pids_of(carts) == pids and is_whole(carts)
     healed = took.pop("healed")
     took["connected_s"] = watch.until(healed, all_connected)
     took["home_s"] = watch.until(healed, no_hints)
-    print(took, watch.suspicions(healed - CUT_S, time.monotonic()))
+    print(name, took, watch.suspicions(healed - CUT_S, time.monotonic()))
     assert told["failed"] == [] and told["lost"] == [] and told["gap_s"] < GAP_S, told
     assert took["connected_s"] is not None and took["connected_s"] < CONNECTED_S
-    assert took["home_s"], f"{spare} kept copies, and none is left"
+    assert (took["home_s"] or 0.0) > 0.0 or name == "head", f"{spare} kept copies that came home"
 
 
 def test_the_machines_are_split_in_two(carts: Machines) -> None:
