@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -77,8 +78,9 @@ def summary(told: dict[str, Any]) -> dict[str, Any]:
     return short
 
 
-def p99s(took: list[list[float]]) -> list[float]:
-    """Of puts and of gets: what 99 of 100 stayed within, in ms."""
+def p99s(took: list[list[float]], since: float = 0.0, until: float = math.inf) -> list[float]:
+    """Of puts and of gets that began in that time: what 99 of 100 stayed within, in ms."""
+    took = [one for one in took if since <= one[0] < until]
     columns = (sorted(column) for column in list(zip(*took, strict=True))[1:])
     return [round(1000 * column[len(column) * 99 // 100], 1) for column in columns]
 
@@ -92,28 +94,36 @@ class Watched:
     def __init__(self) -> None:
         self.seen: list[tuple[float, str, Said]] = []
 
-    def until(self, since: float, condition: Callable[[dict[str, Said]], bool]) -> float | None:
-        """How long after `since` it became true of what all said last, for good; None if never."""
+    def first(self, since: float, condition: Callable[[dict[str, Said]], bool]) -> float | None:
+        """How long after `since` it was first true of what all had said last; None if never."""
         last: dict[str, Said] = {}
-        found: float | None = None
         for at, member, said in self.seen:
+            if at > since and condition(last):
+                return 0.0
             last[member] = said
-            if not condition(last):
-                found = None
-            elif found is None:
-                found = max(0.0, at - since)
-        return found
+            if at > since and condition(last):
+                return round(at - since, 1)
+        return 0.0 if condition(last) else None
 
-    def suspicions(self, since: float, until: float) -> list[tuple[float, str, list[str]]]:
-        """Whom members suspected when that changed: seconds after `since`, by whom, whom."""
-        last: dict[str, list[str]] = {}
+    def suspicions(self, since: float) -> list[tuple[float, str, str, float]]:
+        """From `since` on: after how many seconds, who suspected whom, and for how long.
+
+        One that did not end lasts to the last word of anybody.
+        """
+        begun: dict[tuple[str, str], float] = {}
         found = []
         for at, member, said in self.seen:
-            changed = said["suspected"] != last.get(member, [])
-            last[member] = said["suspected"]
-            if changed and since <= at <= until:
-                found.append((round(at - since, 1), member, said["suspected"]))
-        return found
+            for who, whom in list(begun):
+                if who == member and whom not in said["suspected"]:
+                    found.append((begun.pop((who, whom)), at, who, whom))
+            for whom in said["suspected"]:
+                begun.setdefault((member, whom), at)
+        found += [(at, self.seen[-1][0], who, whom) for (who, whom), at in begun.items()]
+        return [
+            (round(at - since, 1), who, whom, round(end - at, 1))
+            for at, end, who, whom in sorted(found)
+            if at >= since
+        ]
 
 
 @contextmanager
