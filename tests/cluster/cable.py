@@ -47,7 +47,6 @@ class Lane:
         self._quality, self._chance = quality, chance
         self._frames: deque[tuple[float, bytes]] = deque()
         self._free_at = 0.0
-        self._last = 0.0
 
     @property
     def due_at(self) -> float | None:
@@ -66,12 +65,11 @@ class Lane:
             sent += len(frame) / bytes_a_s
             self._free_at = sent
         late = delay_s + self._chance.uniform(-jitter_s, jitter_s)
-        self._last = max(self._last, sent + max(0.0, late))
-        self._frames.append((self._last, frame))
+        self._frames.append((sent + max(0.0, late), frame))
         return True
 
     def due(self, now: float) -> list[bytes]:
-        """The frames that come out now."""
+        """The frames that come out now; one that is early waits for those before it."""
         found = []
         while self._frames and self._frames[0][0] <= now:
             found.append(self._frames.popleft()[1])
