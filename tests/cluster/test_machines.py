@@ -44,7 +44,7 @@ AROUND_S = 4.0
 LATER_S = 30.0
 CONNECTED_S = 2.0
 MOVED_S = 300.0
-EQUAL_S = 60.0
+EQUAL_S = 120.0
 ONE, TWO, THREE = FILE["provider"]["worker_ips"]
 LISTENS = "import socket; socket.create_connection(('{}', {}), 5)"
 
