@@ -9,6 +9,7 @@ run := .venv/bin/python -m
 # done takes over half of what another has before it: neighbours stay together, with their fixtures.
 spread := -n auto --maxprocesses 4 --dist worksteal
 seeds ?= 20000
+cut ?= 12
 
 .PHONY: help demo test check lint bench chaos cluster-test soak clean setup
 
@@ -18,7 +19,7 @@ help:
 	@echo 'make check   style, types and the tests that need no Ray, on all cores: about six minutes on two cores'
 	@echo 'make bench   measure, and compare with what else could be used'
 	@echo 'make chaos   kill, stop, reset and cut off what runs, the GCS too, under load: ten minutes'
-	@echo 'make cluster-test  the Ray cluster of cluster.yaml, on hosts in namespaces (root)'
+	@echo 'make cluster-test  the Ray cluster of cluster.yaml, on hosts in namespaces (root); with cut=600 one is cut off for ten minutes'
 	@echo 'make soak    every test, slow ones too, with seeds=$(seeds): for a night'
 	@echo 'make clean   remove caches and built packages (.venv stays)'
 
@@ -43,7 +44,7 @@ chaos: setup
 	@$(run) pytest tests/chaos --chaos-json build/chaos.json
 
 cluster-test: setup
-	@$(run) pytest tests/cluster
+	@DYNAMO_RAY_CUT_S=$(cut) $(run) pytest tests/cluster
 
 soak: setup
 	@HYPOTHESIS_PROFILE=soak $(run) pytest --seeds $(seeds) --timeout 14400

@@ -333,6 +333,7 @@ def test_the_cluster_file_has_what_a_store_needs() -> None:
         assert "RAY_AUTH_MODE=token" in command
         assert "RAY_gcs_rpc_server_reconnect_timeout_s=86400" in command
         assert "RAY_health_check_timeout_ms=600000" in command
+        assert "RAY_grpc_client_keepalive_timeout_ms=3600000" in command, "or a cut is too long"
     assert "RAY_gcs_storage=rocksdb" in head and "--num-cpus=0" in head and "--labels" not in head
     assert "RAY_enable_autoscaler_v2=0" in head, "or the last machine is left out"
     (labels,) = re.findall(r'--labels="(.*)"', workers)

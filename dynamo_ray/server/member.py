@@ -42,6 +42,10 @@ from dynamo_ray.wire.peers import Hooks, Peer
 from dynamo_ray.wire.turns import Turn, turn_of
 
 REACH_POLL_S = 0.005
+# The longest pause between two attempts to reach a node. An attempt that nobody answers asks twice,
+# a second apart, and lasts two: so somebody who is reachable again is asked within a second and a
+# half, and met within two.
+RETRY_S = 0.5
 
 _log = logging.getLogger("dynamo_ray.server")
 
@@ -78,6 +82,7 @@ class Member:
             max_out_bytes=limits.queued_bytes,
             interval_s=times.heartbeat_s,
             missed_pings=20,
+            backoff_most_s=RETRY_S,
         )
         self._chance = random.Random()
         self._gossip = Gossiping(view, self.peers, self._chance, self.learn, self.on_told)

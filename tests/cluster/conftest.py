@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.hosts import ROOT, Host, missing, switched
+from tests.cluster.hosts import ROOT, RUN_S, Host, missing, switched
 
 FILE: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text("utf-8"))
 HEAD, ZONES = "head", "abc"
@@ -47,9 +47,10 @@ class Machines:
         command = FILE["worker_start_ray_commands"][-1]
         self.hosts[name].run(f"export RAY_HEAD_IP={self.head.address}; {command}")
 
-    def store(self, line: str, host: str = HEAD) -> str:
+    def store(self, line: str, host: str = HEAD, timeout_s: float = RUN_S) -> str:
         """What `dynamo-ray LINE` writes, on a host that is attached to nothing."""
-        return self.hosts[host].run(f"export RAY_ADDRESS={self.ray}; dynamo-ray {line}")
+        command = f"export RAY_ADDRESS={self.ray}; dynamo-ray {line}"
+        return self.hosts[host].run(command, timeout_s)
 
     def status(self, host: str = HEAD) -> dict[str, Any]:
         """What the cluster says of itself."""

@@ -4,7 +4,8 @@
     │ 192.0.2.10 │ │ 192.0.2.11 │ │ 192.0.2.12 │     is the process 1 in it, and all in it ends with
     └─────┬──────┘ └─────┬──────┘ └─────┬──────┘     that; /tmp, the home and /var/lib are folders
           └── switch: a bridge in a network namespace of its own, from which nothing leads out;
-              beside it another one, for hosts that are split from the rest
+              beside it another one, for hosts that are split from the rest; and between it and a
+              host whose link is slow, another cable (cable.py)
 
 So addresses and paths are those of a real host, as cluster.yaml has them, nothing reaches this
 machine's own network, and what runs in a host cannot see, or end, a process elsewhere.
@@ -22,7 +23,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.cluster.cable import Quality
+
 ROOT = Path(__file__).resolve().parents[2]
+CABLE = str(Path(__file__).with_name("cable.py"))
 HOME = str(Path.home())
 # What a host shares with this machine though it lies in a folder that a host has for itself.
 SHARED = [str(ROOT), sys.prefix, sys.base_prefix]
@@ -124,10 +128,9 @@ class Host:
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n", f"host {self.name} did not begin"
         self.pid = _child(self.process.pid)
-        inside = ["nsenter", "-t", str(self.switch), "-n"]
         wire = ["type", "veth", "peer", "name", "eth0", "netns", str(self.pid)]
-        _ran([*inside, "ip", "link", "add", "name", self.name, *wire])
-        _ran([*inside, "ip", "link", "set", self.name, "master", "switch", "up"])
+        self._link("add", "name", self.name, *wire)
+        self._wire("master", "switch", "up")
         # The route leads nowhere; by it a program finds its own address, as Ray does.
         for what in (
             f"addr add {self.address}/24 dev eth0",
@@ -200,12 +203,42 @@ class Host:
         """It is with the rest again."""
         self._wire("master", "switch")
 
+    @contextmanager
+    def slow(self, quality: Quality) -> Iterator[None]:
+        """Its link is of that quality meanwhile; addresses and connections stay."""
+        side, ends = f"{self.name}-side", (f"{self.name}-near", f"{self.name}-far")
+        cable = subprocess.Popen(
+            [*self._switch(), sys.executable, CABLE, *ends, *map(str, quality)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert cable.stdout is not None
+            assert cable.stdout.readline() == b"ready\n"
+            self._link("add", side, "type", "bridge")
+            self._link("set", side, "up")
+            for end, bridge in zip(ends, (side, "switch"), strict=True):
+                self._link("set", end, "master", bridge, "up")
+            self._wire("master", side)
+            yield
+            self.rejoin()
+            self._link("del", side)
+        finally:
+            cable.communicate()
+
     def _wire(self, *state: str) -> None:
-        _ran(["nsenter", "-t", str(self.switch), "-n", "ip", "link", "set", self.name, *state])
+        self._link("set", self.name, *state)
+
+    def _link(self, *words: str) -> None:
+        _ran([*self._switch(), "ip", "link", *words])
+
+    def _switch(self) -> list[str]:
+        return ["nsenter", "-t", str(self.switch), "-n"]
 
     def power_off(self) -> None:
-        """All of it ends at once, its network too."""
+        """All of it ends at once, its network first: nobody is told."""
         if self.process.poll() is None:
+            _done([*self._switch(), "ip", "link", "del", self.name], RUN_S)
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
             self.process.wait(20)

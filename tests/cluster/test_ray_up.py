@@ -18,7 +18,8 @@ import yaml
 
 from tests.cluster.conftest import FILE, START, Machines, bare
 from tests.cluster.hosts import NEEDED, SSH_NEEDED, missing
-from tests.cluster.test_machines import is_whole, wait
+from tests.cluster.running import wait
+from tests.cluster.test_machines import is_whole
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(500)]
 
