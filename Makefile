@@ -16,7 +16,7 @@ cut ?= 12
 help:
 	@echo 'make demo    start a small cluster, break it, and show that nothing is lost'
 	@echo 'make test    style, types and all tests, with real Ray actors (slow ones left out)'
-	@echo 'make check   style, types and the tests that need no Ray, on all cores: about six minutes on two cores'
+	@echo 'make check   style, types, and the tests of what decides: two minutes, before each commit'
 	@echo 'make bench   measure, and compare with what else could be used'
 	@echo 'make chaos   kill, stop, reset and cut off what runs, the GCS too, under load: ten minutes'
 	@echo 'make cluster-test  the Ray cluster of cluster.yaml, on hosts in namespaces (root); with cut=600 one is cut off for ten minutes'
@@ -27,11 +27,14 @@ demo: setup
 	@.venv/bin/dynamo-ray demo
 
 # What needs Ray comes last, if the rest passed, and one by one: it is timed, on a machine to itself.
-test: check
+test: lint
+	@$(run) pytest $(spread) -m 'not ray and not slow'
 	@$(run) pytest -m 'ray and not slow'
 
+# What decides, and what guards it: the core, the simulator's guards, and the wire.
 check: lint
-	@$(run) pytest $(spread) -m 'not ray and not slow'
+	@$(run) pytest $(spread) -m 'not slow' tests/core tests/sim --ignore tests/sim/test_seeds.py \
+		tests/wire tests/test_architecture.py
 
 lint: setup
 	@$(run) ruff check --quiet --output-format concise .

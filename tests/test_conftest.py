@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 CONFTEST = Path(__file__).with_name("conftest.py")
-# In this process, and as `make check` runs the tests that need no Ray.
+# In this process, and as `make test` runs the tests that need no Ray.
 HOW = pytest.mark.parametrize("how", [(), ("-n", "2")], ids=["alone", "in workers"])
 
 
