@@ -84,7 +84,8 @@ class StorageNode(Gossiper):
         """Start, or start again: read the log back, draw a new incarnation, watch the peers."""
         level = self.settings.durability
         may_forget = level == "memory" or (level == "written" and self._lost_power)
-        may_forget = may_forget or self.journal.is_damaged
+        disk_lost = self.journal.is_damaged
+        may_forget = may_forget or disk_lost
         found, incarnation = None, None
         with suppress(StorageError):
             found = self.journal.recover()
@@ -99,7 +100,7 @@ class StorageNode(Gossiper):
         known = self._durable_view if self._lost_power else self.placement.view
         self._lost_power = self.journal.is_damaged = False  # what it has done is found, and noted
         self.placement = self._founded.learn(known)
-        self._take_over(found, may_forget)
+        self._take_over(found, may_forget, disk_lost)
         self.rebuilding = Rebuilding(self)
         self.node = Node(self.replica, self.settings, self.placement, found.granted)
         self.detector = Detector(times)
@@ -240,7 +241,7 @@ class StorageNode(Gossiper):
         is_working = self._appending or bool(self._gathered) or self.node.reaper.is_busy
         return is_working or not self.node.handover.is_idle
 
-    def _take_over(self, found: Recovered, may_forget: bool) -> None:
+    def _take_over(self, found: Recovered, may_forget: bool, disk_lost: bool) -> None:
         """What recovery found; replaced versions leave their put ids behind (rule 7)."""
         before = self.kept if self.run > 1 else {}
         self.logged = {key: state for of in found.maps for key, state in of.items()}
@@ -255,7 +256,7 @@ class StorageNode(Gossiper):
         self.replica.load_hints(found.hints)
         self.synced = dict(self.logged)
         self.witness.kept_for_others = set(found.hints)
-        self.witness.tell_forgotten(before, may_forget)
+        self.witness.tell_forgotten(before, may_forget, disk_lost)
 
     def _start_later(self) -> None:
         """The disk does not let the node start, or it ended by itself: somebody tries again."""

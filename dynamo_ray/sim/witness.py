@@ -41,7 +41,7 @@ class Witness:
         for key, put_id, context, old, new in rows:
             node.history.on_minted(node.name, node.world.now, key, put_id, context, old, new)
 
-    def tell_forgotten(self, before: dict[bytes, bytes], may_forget: bool) -> None:
+    def tell_forgotten(self, before: dict[bytes, bytes], may_forget: bool, disk_lost: bool) -> None:
         """What a start did not find again of what was acknowledged.
 
         Never without a doubt, and never without a cause: a power loss below `synced`, any end at
@@ -56,7 +56,8 @@ class Witness:
             if after == state:
                 continue
             owners = ring.owners(partition)
-            holders = {peer.id: peer.kept.get(key) for peer in node.peers.values()}
+            of = _left if disk_lost else _held
+            holders = {peer.id: of(peer, partition, key) for peer in node.peers.values()}
             at_owners = [held for peer, held in holders.items() if peer in owners]
             forgot = node.history.on_forgotten(
                 key, node.stopped_at, (state, after), at_owners, list(holders.values())
@@ -71,9 +72,10 @@ class Witness:
         node = self._node
         node.history.forget_what(node.name)
         for key, state in before.items():
-            owners = node.placement.ring.owners(partition_of(key, node.settings.partitions))
+            partition = partition_of(key, node.settings.partitions)
+            owners = node.placement.ring.owners(partition)
             others = [peer for peer in node.directory.values() if peer.is_there(node)]
-            holders = {peer.id: peer.kept.get(key) for peer in others}
+            holders = {peer.id: _left(peer, partition, key) for peer in others}
             at_owners = [held for peer, held in holders.items() if peer in owners]
             node.history.on_forgotten(
                 key, node.world.now, (state, None), at_owners, list(holders.values())
@@ -148,6 +150,16 @@ class Witness:
             if known is None or not decode(known).clock.includes(decode(state).clock):
                 text = f"{node.name} answered {type(request).__name__} of {key!r} before its log"
                 node.history.breach("persist", node.world.now, text)
+
+
+def _held(peer: StorageNode, partition: int, key: bytes) -> bytes | None:
+    """What a node holds now."""
+    return peer.kept.get(key)
+
+
+def _left(peer: StorageNode, partition: int, key: bytes) -> bytes | None:
+    """What it will hold: what it gave away it lets go of, for it was sealed on another disk."""
+    return None if partition in peer.replica.handed_over else _held(peer, partition, key)
 
 
 def _is_less(before: bytes, after: bytes | None) -> bool:

@@ -552,9 +552,9 @@ def nothing_counts(patch: Patch) -> None:
 
 
 def nothing_doubted(patch: Patch) -> None:
-    def take_over(self: nodes.StorageNode, found: journal.Recovered, may_forget: bool) -> None:
+    def take_over(self: nodes.StorageNode, found: journal.Recovered, *why: bool) -> None:
         found.doubted = frozenset()
-        whole(self, found, may_forget)
+        whole(self, found, *why)
 
     whole = nodes.StorageNode._take_over
     patch.setattr(nodes.StorageNode, "_take_over", take_over)
