@@ -148,7 +148,7 @@ class Handover:
             return []
         self._given += is_durable
         if is_durable:
-            self._replica.handed_over.add(current.partition)
+            self._replica.handed_over[current.partition] = current.wish.receiver
         self._fail(current)
         if not is_durable:
             return self._offer_next()

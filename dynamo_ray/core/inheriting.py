@@ -34,18 +34,20 @@ class Inheriting:
         self._published: Mapping[int, Slot] = {}
         self._others: dict[int, frozenset[bytes]] = {}
         self._aware: dict[tuple[int, Slot, bool], set[bytes]] = {}
+        self._unclaimed: frozenset[int] = frozenset()
         self.slots: dict[int, Slot] = {}
         """What it inherited and not everybody knows of, as it has published it, or is to."""
 
     @property
     def partitions(self) -> frozenset[int]:
         """Those of which no copy here counts yet, whatever becomes of it."""
-        return frozenset(slot // self._copies for slot in self.slots)
+        return frozenset(slot // self._copies for slot in self.slots) | self._unclaimed
 
     def on_placement(self, placement: Placement, doubted: frozenset[int]) -> None:
         """What is owned by now without having been given, and who is to know."""
         ring, self._copies = placement.ring, placement.ring.copies
         self._ends, self._published = placement.view.ends, placement.view.slots
+        self._unclaimed = placement.unclaimed(self._me)
         self.slots, before = {}, self._aware
         self._others, self._aware = {}, {}
         for slot, owned in placement.inherited(self._me).items():

@@ -176,13 +176,18 @@ class Receiver:
         state = replica.maps[partition].get(key)
         if state is None or replica.hints.of(key):
             return
-        if partition not in replica.handed_over:
+        if not self._is_elsewhere(partition):
             self._keep_for_owners(partition, key, state, changes)
             return
         changes.add(partition, key, state, None, b"")
         replica.puts.remember(replaced(state, None))
         replica.lives.forget(key)
         del replica.maps[partition][key]
+
+    def _is_elsewhere(self, partition: int) -> bool:
+        """True if it was given to somebody who has it, or gave it on: not if that was replaced."""
+        to, placement = self._replica.handed_over.get(partition), self._placement
+        return to is not None and placement is not None and not placement.view.ends.get(to)
 
     def _keep_for_owners(self, partition: int, key: bytes, state: bytes, changes: Changes) -> None:
         replica, placement = self._replica, self._placement

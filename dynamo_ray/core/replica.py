@@ -62,7 +62,7 @@ class Replica:
         self.maps = maps
         self.owned = owned
         self.doubted: frozenset[int] = frozenset()
-        self.handed_over: set[int] = set()  # given away, with all that was here: sealed (rule 17)
+        self.handed_over: dict[int, bytes] = {}  # to whom, with all that was here: sealed (rule 17)
         self.hints = Hints(settings.limits.hint_bytes)
         keep_ms = int(settings.times.timeout_max_s * 10 * 1000)
         self.puts = RememberedPuts(keep_ms, settings.limits.remembered_puts)
@@ -133,7 +133,7 @@ class Replica:
         What is held and not owned any more is let go of in core/receive.py.
         """
         before, self.owned = self.owned, placement.owned(self.node)
-        self.handed_over -= self.owned
+        self.handed_over = {p: to for p, to in self.handed_over.items() if p not in self.owned}
         self.doubted |= before - self.owned  # it misses what is written from now on
         self.hints.on_ring(placement.ring, self.node, self.maps)
 

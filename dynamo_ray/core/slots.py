@@ -46,7 +46,7 @@ class Placement:
     @cached_property
     def under_way(self) -> Mapping[int, Wish]:
         """The slots that another member should have, and can take, and does not have yet."""
-        members = {member.node for member in self.ring.members}
+        members = self._members
         found: dict[int, Wish] = {}
         for slot, wish in self._wishes():
             owners = self.ring.owners(slot // self.ring.copies)
@@ -78,13 +78,24 @@ class Placement:
         found: dict[int, Slot] = {}
         for slot, owner in enumerate(self.ring.slots):
             if owner == node:
-                known = self.view.slots.get(slot)
-                if node != self._last_owner(slot):
+                known, last = self.view.slots.get(slot), self._last_owner(slot)
+                if node != last and not self._is_stranger(last):
                     line = self.view.generation(slot) // LINE + 1
                     found[slot] = Slot(line * LINE, node)
                 elif known is not None and known.begins_a_line:
                     found[slot] = known
         return found
+
+    def unclaimed(self, node: NodeId) -> frozenset[int]:
+        """The partitions of which it owns a slot for want of another, whose fact is on its way.
+
+        That one has said that the slot is its own, and has not come to its end.
+        """
+        return frozenset(
+            slot // self.ring.copies
+            for slot, known in self.view.slots.items()
+            if self._is_stranger(known.owner) and self.ring.slots[slot : slot + 1] == (node,)
+        )
 
     def is_wished_for(self, partition: int, node: NodeId) -> bool:
         """True if a slot of the partition should come to this node."""
@@ -110,6 +121,14 @@ class Placement:
         """True for a wish for the owner itself, or another of the partition, or one that ended."""
         owners = self.ring.owners(slot // self.ring.copies)
         return wish.receiver in owners or wish.receiver in self.view.ends
+
+    @cached_property
+    def _members(self) -> frozenset[NodeId]:
+        return frozenset(member.node for member in self.ring.members)
+
+    def _is_stranger(self, node: NodeId) -> bool:
+        """True if nobody has said here yet who it is."""
+        return node not in self._members and node not in self.view.ends
 
     def _last_owner(self, slot: int) -> NodeId:
         known = self.view.slots.get(slot)

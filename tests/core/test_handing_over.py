@@ -132,6 +132,15 @@ def test_what_is_inherited_is_in_doubt_whatever_was_promised() -> None:
     assert machine._replica.doubted == {0} == machine.inheriting
 
 
+def test_what_one_owns_for_want_of_somebody_unknown_is_closed_until_that_is_known() -> None:
+    at = known().learn(View(slots={FIRST: Slot(1, node_id("z"))}))
+    instead = at.ring.slots[FIRST]
+    machine = Handover(replica(instead, known()), SETTINGS)
+    machine.on_placement(at)
+    assert machine.closed == {0} == machine.inheriting == machine._replica.doubted
+    assert machine.on_tick(1000, frozenset()) == [], "and nothing of it is said"
+
+
 # Taking.
 
 

@@ -35,7 +35,7 @@ def moved(held_by: bytes = A) -> World:
     """A's only slot has gone to B, and everybody knows."""
     at = World(ALONE, {held_by: [keys(3)]})
     at.learn(A, View(slots={0: Slot(1, B)}))
-    at.nodes[A].replica.handed_over.add(0)
+    at.nodes[A].replica.handed_over[0] = B
     at.tell()
     return at
 
@@ -168,7 +168,7 @@ def test_an_owner_lets_go_of_nothing() -> None:
 
 def test_it_is_let_go_of_a_part_at_every_tick() -> None:
     at = World(ALONE, {B: [keys(KEYS_A_TICK + 10)]})
-    at.nodes[B].replica.handed_over.add(0)
+    at.nodes[B].replica.handed_over[0] = A
     at.tick(B)
     assert len(at.held(B)) == 10
     at.tick(B)
@@ -198,6 +198,16 @@ def test_what_it_gave_away_goes_without_more_ado() -> None:
     assert not at.nodes[A].replica.handed_over, "it is given back"
 
 
+def test_what_it_gave_to_one_that_was_replaced_goes_to_the_heir_first() -> None:
+    """Found by the simulator: with one copy, the giver's was the last, and it let go of it."""
+    at = moved()
+    at.away = frozenset({B})
+    at.learn(A, View(ends={B: C}))
+    at.tell()
+    at.run(3)
+    assert at.held(C) == keys(3) and at.held(A) == {}
+
+
 def test_copies_of_what_is_to_come_here_outlast_their_hints() -> None:
     """The giver counts on what is here, though it was kept for another owner at first."""
     at = World(SHARED, {A: [keys(3)], C: [keys(3)]})
@@ -219,7 +229,7 @@ def test_what_is_kept_for_others_stays() -> None:
 
 def test_what_is_kept_for_others_since_the_walk_began_stays_too() -> None:
     at = World(ALONE, {B: [keys(KEYS_A_TICK + 10)]})
-    at.nodes[B].replica.handed_over.add(0)
+    at.nodes[B].replica.handed_over[0] = A
     at.tick(B)
     kept = max(at.held(B))
     at.nodes[B].replica.hints.add(A, kept, 0, 10)

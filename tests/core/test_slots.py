@@ -259,6 +259,19 @@ def test_what_was_given_before_the_giver_died_is_not_inherited() -> None:
     assert found.ring.slots[slot] == F and slot not in found.inherited(E)
 
 
+def test_what_a_stranger_owns_is_not_inherited_by_who_has_it_for_want_of_him() -> None:
+    """Found by the simulator: that its fact was on its way made another node the owner."""
+    slot = slot_of(A)
+    found = knowing(merge_views(joined("e"), View(ends={B: E}, slots={slot: Slot(1, F)})))
+    instead = found.ring.slots[slot]
+    assert instead != F and slot not in found.inherited(instead)
+    assert found.unclaimed(instead) == {slot // SETTINGS.n}
+    assert not any(found.unclaimed(other) for other in {A, C, D, E, F} - {instead})
+    assert not found.learn(joined("f")).unclaimed(instead), "now it is known who that is"
+    gone = found.learn(View(ends={F: NOBODY}))
+    assert not gone.unclaimed(instead) and slot in gone.inherited(gone.ring.slots[slot])
+
+
 @given(st.permutations([(1, F), (5, F), (LINE, E), (LINE, D)]))
 def test_of_two_owners_of_a_slot_all_take_the_same(said: list[tuple[int, bytes]]) -> None:
     """Whoever was given it, by a giver of whom nobody heard it, and two heirs of that giver."""
