@@ -3,20 +3,30 @@
     start ─► asked ── answered ───────────────────────────► Done
                │ the connection was lost, the coordinator refused: the next one, same put ids
                │ it is silent: the next one as well; the first good answer counts
+               │ it found keys unavailable: one other is asked for those keys, once
                └ time is up, or nobody is left: Done(unavailable; unknown if maybe applied)
 
 Coordinators are interchangeable. A put may be repeated because its put ids make it harmless (DESIGN
-rule 7); it is repeated whole, never changed. Keys that one coordinator found unavailable, or could
-not finish, stay the caller's to repeat: only a request that got no answer at all is tried again.
-While several coordinators work on one request, an answer that is not good waits for a better one.
+rule 7). While several coordinators work on one request, an answer that is not good waits for a
+better one. Unavailable says that nothing was applied, and only what one coordinator sees: it may
+itself be cut off from the nodes, or suspect them wrongly. So another one is asked, but not more of
+them: where nodes are really gone, every request would come to every coordinator. Keys whose end is
+unknown stay the caller's to repeat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
+from dynamo_ray.core.answers import (
+    better,
+    doubted,
+    filled,
+    is_final,
+    narrowed,
+    unavailable_rows,
+)
 from dynamo_ray.core.messages import ALWAYS_REFUSED, ClientPut, Code, PutDone, Refused
 from dynamo_ray.core.values import value
 
@@ -51,7 +61,9 @@ class Attempts:
             Ask(one, message, PAUSE_S * turn) for turn in range(ROUNDS) for one in coordinators
         ]
         self._known = list(coordinators)
+        self._asked: list[Any] = []
         self._silent: list[Any] = []
+        self._elsewhere: list[int] | None = None
         self._pending = 0
         self._maybe_applied = False
         self._refusal: Refused | None = None
@@ -72,21 +84,25 @@ class Attempts:
         if self._answered:
             return []
         self._pending -= 1
+        if self._elsewhere is not None:
+            return self._on_second(reply, self._elsewhere)
         if isinstance(reply, Refused) and reply.code in NOT_BEGUN:
             self._refusal = reply
             return self._ask_next()
-        if _is_final(reply):
+        if is_final(reply):
             return self._answer(reply)
-        self._poor = reply if self._poor is None else _better(self._poor, reply)
-        if self._pending and not _is_final(self._poor):
+        self._poor = reply if self._poor is None else better(self._poor, reply)
+        if self._pending and not is_final(self._poor):
             return []
-        return self._answer(self._poor)
+        return self._ask_elsewhere()
 
     def on_failure(self, maybe_applied: bool) -> list[Ask | Answered]:
         """The coordinator could not be reached, or was lost while it worked on the request."""
         if self._answered:
             return []
         self._pending -= 1
+        if self._elsewhere is not None:
+            return self._end_second(maybe_applied)
         self._maybe_applied = self._maybe_applied or maybe_applied
         return self._ask_next()
 
@@ -97,6 +113,8 @@ class Attempts:
         """
         if self._answered:
             return []
+        if self._elsewhere is not None:
+            return self._end_second(maybe_applied=True)
         self._silent.append(silent)
         new = [one for one in known if one not in self._known]
         self._known += new
@@ -110,6 +128,8 @@ class Attempts:
         """The caller's time is up: whatever was sent may still be applied."""
         if self._answered:
             return []
+        if self._elsewhere is not None:
+            return self._end_second(maybe_applied=True)
         if self._poor is not None:
             return self._answer(self._poor)
         return self._answer(Refused(Code.UNKNOWN, "no coordinator answered in time"))
@@ -119,11 +139,37 @@ class Attempts:
         if self._pending and (not self._left or self._left[0].coordinator in self._silent):
             return []
         if self._poor is not None and not self._pending:
-            return self._answer(self._poor)
+            return self._ask_elsewhere()
         if not self._left:
             return self._give_up("no coordinator could be reached")
         self._pending += 1
-        return [self._left.pop(0)]
+        ask = self._left.pop(0)
+        self._asked.append(ask.coordinator)
+        return [ask]
+
+    def _ask_elsewhere(self) -> list[Ask | Answered]:
+        """Nobody works on it, and the answer is poor: ask another one for what was unavailable."""
+        rows = unavailable_rows(self._poor)
+        heard = [*self._asked, *self._silent]
+        others = [ask.coordinator for ask in self._left if ask.coordinator not in heard]
+        if not rows or not others:
+            return self._answer(self._poor)
+        self._elsewhere = rows
+        self._pending += 1
+        return [Ask(others[0], narrowed(self._message, rows))]
+
+    def _on_second(self, reply: Any, rows: Sequence[int]) -> list[Ask | Answered]:
+        if isinstance(reply, Refused):
+            begun = reply.code not in NOT_BEGUN and reply.code not in ALWAYS_REFUSED
+            return self._end_second(maybe_applied=begun)
+        return self._answer(filled(self._poor, rows, reply))
+
+    def _end_second(self, maybe_applied: bool) -> list[Ask | Answered]:
+        """The other one said nothing: the first answer counts, but for what it may have applied."""
+        if maybe_applied and isinstance(self._message, ClientPut):
+            assert self._elsewhere is not None
+            return self._answer(doubted(self._poor, self._elsewhere))
+        return self._answer(self._poor)
 
     def _give_up(self, text: str) -> list[Ask | Answered]:
         if self._maybe_applied and isinstance(self._message, ClientPut):
@@ -136,40 +182,11 @@ class Attempts:
             return reply
         if isinstance(reply, Refused) and reply.code not in ALWAYS_REFUSED:
             return Refused(Code.UNKNOWN, reply.text)
-        if isinstance(reply, PutDone) and reply.failures:
-            failures = (
-                f if f.code in ALWAYS_REFUSED else f._replace(code=Code.UNKNOWN)
-                for f in reply.failures
-            )
-            return replace(reply, failures=tuple(failures))
+        if isinstance(reply, PutDone):
+            open_ends = [f.index for f in reply.failures if f.code not in ALWAYS_REFUSED]
+            return doubted(reply, open_ends)
         return reply
 
     def _answer(self, reply: Any) -> list[Ask | Answered]:
         self._answered = True
         return [Answered(self._honest(reply))]
-
-
-def _is_final(reply: Any) -> bool:
-    """True if no other coordinator could say anything better."""
-    if isinstance(reply, Refused):
-        return reply.code in ALWAYS_REFUSED
-    return not reply.failures or all(f.code in ALWAYS_REFUSED for f in reply.failures)
-
-
-def _better(one: Any, other: Any) -> Any:
-    """What two answers to one request say together: a key that either did well, went well."""
-    if isinstance(one, Refused) or isinstance(other, Refused):
-        return other if isinstance(one, Refused) else one
-    failed = {failure.index for failure in one.failures}
-    failures = tuple(failure for failure in other.failures if failure.index in failed)
-    again = {failure.index for failure in other.failures} - failed
-    columns = ("contexts",) if isinstance(other, PutDone) else ("states", "seals")
-    filled = {}
-    for name in columns:
-        filled[name] = [
-            mine if row in again else theirs
-            for row, (mine, theirs) in enumerate(
-                zip(getattr(one, name), getattr(other, name), strict=True)
-            )
-        ]
-    return replace(other, failures=failures, **filled)

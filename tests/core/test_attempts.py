@@ -215,7 +215,147 @@ def test_answered_once_and_never_a_false_nothing_applied(events: list[Any], coun
             out += attempts.on_reply(event)
     answers = [one.reply for one in out if isinstance(one, Answered)]
     assert len(answers) <= 1
-    if answers and maybe_applied and answers[0] is not DONE:
+    if answers and maybe_applied and answers[0] != DONE:
         failure = answers[0] if isinstance(answers[0], Refused) else answers[0].failures[0]
         assert failure.code == Code.UNKNOWN
     assert len([one for one in out if isinstance(one, Ask)]) <= ROUNDS * max(count, 1)
+
+
+THREE = ClientPut([b"k", b"l", b"m"], [b"v"] * 3, [None] * 3, [b"1", b"2", b"3"], [0] * 3, 0, False)
+UNAVAILABLE = Failure(0, Code.UNAVAILABLE, 2, 1)
+
+
+def test_what_one_finds_unavailable_another_one_is_asked_for_once_and_alone() -> None:
+    """c1 sees too few nodes: it is cut off, or suspects them wrongly. c2 need not be."""
+    attempts = Attempts(THREE, ["c1", "c2", "c3"])
+    attempts.start()
+    siblings = Failure(0, Code.TOO_MANY_SIBLINGS, 1, 2)
+    poor = PutDone([None, b"L", None], (siblings, UNAVAILABLE._replace(index=2)))
+    only_m = ClientPut([b"m"], [b"v"], [None], [b"3"], [0], 0, False)
+    assert attempts.on_reply(poor) == [Ask("c2", only_m)]
+    assert attempts.on_reply(PutDone([b"M"])) == [
+        Answered(PutDone([None, b"L", b"M"], (siblings,)))
+    ]
+
+
+def test_where_nodes_are_really_gone_two_coordinators_are_asked_and_no_more() -> None:
+    for message, poor in (
+        (PUT, PutDone([None], (UNAVAILABLE,))),
+        (GET, GetDone([None], [b""], False, (UNAVAILABLE,))),
+    ):
+        attempts = Attempts(message, ["c1", "c2", "c3"])
+        attempts.start()
+        assert attempts.on_reply(poor) == [Ask("c2", message)]
+        assert attempts.on_reply(poor) == [Answered(poor)]
+
+
+def test_nobody_who_was_asked_before_is_the_other_one() -> None:
+    attempts = Attempts(PUT, ["c1", "c2"])
+    attempts.start()
+    attempts.on_reply(BUSY)
+    assert attempts.on_reply(POOR) == [Answered(POOR)]
+
+
+def test_a_stand_ins_word_in_either_part_makes_the_whole_degraded() -> None:
+    two = ClientGet([b"k", b"l"], 0, False)
+    for first, second in ((True, False), (False, True), (False, False)):
+        attempts = Attempts(two, ["c1", "c2"])
+        attempts.start()
+        attempts.on_reply(GetDone([None, b"L"], [b"", b"2"], first, (UNAVAILABLE,)))
+        out = attempts.on_reply(GetDone([b"K"], [b"1"], second))
+        assert out == [Answered(GetDone([b"K", b"L"], [b"1", b"2"], first or second))]
+
+
+@pytest.mark.parametrize("last", ["lost", "silent", "late", "unreadable"])
+def test_an_other_one_that_says_nothing_leaves_what_it_was_asked_for_unknown(last: str) -> None:
+    siblings = Failure(0, Code.TOO_MANY_SIBLINGS, 1, 2)
+    found = GetDone([None, None], [b"", b""], False, (siblings, UNAVAILABLE._replace(index=1)))
+    stored = PutDone([None, None, b"M"], found.failures)
+    for message, poor in ((ClientGet([b"k", b"l"], 0, False), found), (THREE, stored)):
+        attempts = Attempts(message, ["c1", "c2", "c3"])
+        attempts.start()
+        attempts.on_reply(poor)
+        (answered,) = {
+            "lost": lambda one: one.on_failure(True),
+            "silent": lambda one: one.on_silence("c2"),
+            "late": lambda one: one.on_deadline(),
+            "unreadable": lambda one: one.on_reply(Refused(Code.UNKNOWN, "what?")),
+        }[last](attempts)
+        codes = [failure.code for failure in answered.reply.failures]
+        end = Code.UNKNOWN if message is THREE else Code.UNAVAILABLE
+        assert codes == [Code.TOO_MANY_SIBLINGS, end]
+
+
+@pytest.mark.parametrize("code", [Code.OVERLOADED, Code.EXPIRED, Code.BAD_REQUEST, None])
+def test_an_other_one_that_did_not_begin_leaves_the_first_answer(code: Code | None) -> None:
+    attempts = Attempts(PUT, ["c1", "c2", "c3"])
+    attempts.start()
+    attempts.on_reply(POOR)
+    out = attempts.on_failure(False) if code is None else attempts.on_reply(Refused(code, "no"))
+    assert out == [Answered(POOR)]
+
+
+_codes = st.sampled_from([None, Code.UNAVAILABLE, Code.UNKNOWN, Code.TOO_MANY_SIBLINGS])
+_turns = st.one_of(
+    st.sampled_from(["lost", "unsent", "late", "silent", "busy"]),
+    st.tuples(_codes, _codes, _codes),
+)
+
+
+@given(st.lists(_turns, max_size=12), st.integers(1, 4), st.randoms())
+def test_what_somebody_may_have_applied_never_ends_as_failed(
+    turns: list[Any], count: int, chance: Any
+) -> None:
+    """Whoever answers, in whichever order: each key ends as what all that happened allows."""
+    attempts = Attempts(THREE, [f"c{i}" for i in range(count)])
+    keys, working = list(THREE.keys), []
+    stored: set[bytes] = set()
+    perhaps: set[bytes] = set()
+    out = attempts.start()
+    for turn in turns:
+        working += [one for one in out if isinstance(one, Ask)]
+        if any(isinstance(one, Answered) for one in out):
+            break
+        if turn == "late":
+            perhaps.update(*(ask.message.keys for ask in working))
+            out = attempts.on_deadline()
+        elif turn == "silent":
+            if working:
+                perhaps.update(working[-1].message.keys)
+                out = attempts.on_silence(working[-1].coordinator)
+        elif working:
+            ask = working.pop(chance.randrange(len(working)))
+            codes = dict(zip(keys, turn, strict=True)) if isinstance(turn, tuple) else {}
+            if turn == "lost":
+                perhaps.update(ask.message.keys)
+                out = attempts.on_failure(True)
+            elif turn == "unsent":
+                out = attempts.on_failure(False)
+            elif turn == "busy":
+                out = attempts.on_reply(BUSY)
+            else:
+                stored.update(key for key in ask.message.keys if codes[key] is None)
+                perhaps.update(key for key in ask.message.keys if codes[key] == Code.UNKNOWN)
+                out = attempts.on_reply(_answer_to(ask.message.keys, codes))
+        else:
+            out = []
+    for answered in (one for one in out if isinstance(one, Answered)):
+        _judge(answered.reply, keys, stored, perhaps)
+
+
+def _answer_to(keys: Any, codes: dict[bytes, Any]) -> PutDone:
+    failures = [Failure(i, codes[k], 2, 1) for i, k in enumerate(keys) if codes[k] is not None]
+    return PutDone([k.upper() if codes[k] is None else None for k in keys], tuple(failures))
+
+
+def _judge(reply: Any, keys: list[bytes], stored: set[bytes], perhaps: set[bytes]) -> None:
+    if isinstance(reply, Refused):
+        assert reply.code == Code.UNKNOWN or not (stored | perhaps)
+        return
+    codes = {failure.index: failure.code for failure in reply.failures}
+    for row, key in enumerate(keys):
+        if row not in codes:
+            assert key in stored
+            assert reply.contexts[row] == key.upper()
+        elif codes[row] != Code.UNKNOWN:
+            assert key not in stored | perhaps
