@@ -47,7 +47,8 @@ from dynamo_ray.core.settings import Settings  # noqa: E402
 from dynamo_ray.server.snapshots import SLICE_KEYS, slice_of  # noqa: E402
 from dynamo_ray.storage.codec import Columns  # noqa: E402
 from dynamo_ray.storage.disk import RealDisk  # noqa: E402
-from dynamo_ray.storage.store import Opening, Store  # noqa: E402
+from dynamo_ray.storage.ownership import Opening  # noqa: E402
+from dynamo_ray.storage.store import Store  # noqa: E402
 
 PARTITIONS, VALUE_BYTES, KEY_BYTES = 256, 100, 16
 LEVELS = ("memory", "written", "synced")

@@ -28,7 +28,7 @@ from dynamo_ray.core.settings import SettingsError, settings_from
 from dynamo_ray.core.slots import Placement, placed
 from dynamo_ray.errors import BadRequestError, DataDirectoryError
 from dynamo_ray.storage.errors import StorageError
-from dynamo_ray.storage.store import holds_records, is_in_use, refuse_others
+from dynamo_ray.storage.ownership import holds_records, is_in_use, refuse_others
 from dynamo_ray.storage.views import PATH as VIEW
 from dynamo_ray.storage.views import read_view
 from dynamo_ray.wire.keys import SECRET_BYTES

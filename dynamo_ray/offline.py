@@ -39,10 +39,10 @@ from dynamo_ray.storage.examine import (
 )
 from dynamo_ray.storage.frames import Owner
 from dynamo_ray.storage.mend import mend
+from dynamo_ray.storage.ownership import LOCK, Opening
 from dynamo_ray.storage.rehearsal import Act as Act
 from dynamo_ray.storage.rehearsal import Rehearsal
 from dynamo_ray.storage.snapshot import MANIFEST, directory
-from dynamo_ray.storage.store import LOCK, Opening
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from dynamo_ray.storage import identity as identities
 from dynamo_ray.storage.codec import Record
 from dynamo_ray.storage.disk import RealDisk
 from dynamo_ray.storage.identity import Identity
-from dynamo_ray.storage.store import Opening, Store, holds_records
+from dynamo_ray.storage.ownership import Opening, holds_records
+from dynamo_ray.storage.store import Store
 
 
 def said(

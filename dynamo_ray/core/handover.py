@@ -20,7 +20,7 @@ What this node inherited (core/inheriting.py) it publishes, too, and is closed u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dynamo_ray.core.agreeing import Exchange
@@ -44,9 +44,14 @@ CLOSED_MS_MAX = 3000
 
 @value
 class Publish:
-    """Effect: note durably who owns these slots now, then let everybody know (rule 15)."""
+    """Effect: note durably who owns these slots now, then let everybody know (rule 15).
+
+    Durably before that: of `doubted` it may lack something. What it has published as its own, and
+    does not doubt, a start takes to be complete (rule 9).
+    """
 
     slots: Mapping[int, Slot]
+    doubted: frozenset[int] = frozenset()
 
 
 Out = Effect | Publish | Exchange
@@ -281,13 +286,13 @@ class Handover:
     # ---- publishing
 
     def _due_to_publish(self) -> list[Out]:
-        inheriting = self._inheriting
+        inheriting, due = self._inheriting, self._inheriting.to_publish()
         staying = {s: own for s, own in self._taken_back.items() if s not in inheriting.slots}
-        return self._publish({**staying, **inheriting.to_publish()})
+        return self._publish({**staying, **due}, {slot // self._copies for slot in due})
 
-    def _publish(self, slots: Mapping[int, Slot]) -> list[Out]:
+    def _publish(self, slots: Mapping[int, Slot], doubted: Iterable[int] = ()) -> list[Out]:
         """Only one at a time is on its way to the disk; what is left is due again."""
         if self._publishing or not slots:
             return []
         self._publishing = slots
-        return [Publish(slots)]
+        return [Publish(slots, frozenset(doubted))]

@@ -7,8 +7,7 @@
 What "persisted" means is the durability level's: `memory` waits for nothing, `written` for the
 append, `synced` for the fsync that covers it. An answer that is asked to be durable (someone gives
 up a copy for it: rule 8) always waits for the fsync. Times are the node's own clocks: `now_ms`
-monotonic, for expiry; `wall_ms`, for what a mint stamps. What the node asks all members it asks
-itself, too, by the same way.
+monotonic, for expiry; `wall_ms`, for what a mint stamps. What it asks all members it asks itself.
 """
 
 from __future__ import annotations
@@ -73,7 +72,12 @@ class ToPeer:
     epoch: bytes
 
 
-Out = Answer | ToPeer | Persist | Renew | Publish | Grant | Exchange
+@value
+class Fsync:
+    """Effect: an answer waits until what the log has been given is fsynced."""
+
+
+Out = Answer | ToPeer | Persist | Fsync | Renew | Publish | Grant | Exchange
 
 
 class Node:
@@ -125,11 +129,6 @@ class Node:
     def to_prove(self) -> frozenset[int]:
         """What it doubts and may prove by copying it: of what it inherits others must know."""
         return self.replica.doubted - self.handover.inheriting
-
-    @property
-    def wants_sync(self) -> bool:
-        """True if an answer waits for an fsync."""
-        return bool(self._waiting) and any(map(self._needs_sync, self._waiting))
 
     def on_request(
         self,
@@ -251,6 +250,7 @@ class Node:
                     out += self._answer(effect.to, effect.message)
                 else:
                     self._waiting.append(effect)
+                    out += self._fsync_for([effect])
             elif isinstance(effect, Send) and effect.node == self.replica.node:
                 out += self._ask_itself(effect.message)
             elif isinstance(effect, Send):
@@ -271,15 +271,20 @@ class Node:
         return self._take(self._serving.perform(to, message, self._wall_ms))
 
     def _release(self) -> list[Out]:
-        due: list[Reply] = []
-        left: list[Reply] = []
-        for reply in self._waiting:
+        out: list[Out] = []
+        waiting, self._waiting = self._waiting, []
+        for reply in waiting:
             if self._is_due(reply):
-                due.append(reply)
+                out += self._answer(reply.to, reply.message)
             else:
-                left.append(reply)
-        self._waiting = left
-        return [out for reply in due for out in self._answer(reply.to, reply.message)]
+                self._waiting.append(reply)
+        return out + self._fsync_for(self._waiting)
+
+    def _fsync_for(self, waiting: Sequence[Reply]) -> list[Out]:
+        """Whoever waits for an fsync alone, and for nothing that is still to be appended."""
+        due, appended = self._unlogged.due, self._appended
+        wants = any(self._needs_sync(one) and max(one.after, due) <= appended for one in waiting)
+        return [Fsync()] if wants else []
 
     def _answer(self, to: Any, message: Any) -> list[Out]:
         if isinstance(to, Own):

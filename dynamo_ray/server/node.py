@@ -25,7 +25,7 @@ from dynamo_ray.core.handover import Publish
 from dynamo_ray.core.kinds import COPY, REPAIR, REPAIRED, SCAN
 from dynamo_ray.core.membership import NODE_ROLE, Fact, View, merge_views
 from dynamo_ray.core.messages import Code, Fetch, Merge, Mint, Persist, Refused, Renew
-from dynamo_ray.core.node import Answer, Node, Out
+from dynamo_ray.core.node import Answer, Fsync, Node, Out
 from dynamo_ray.core.receive import Grant
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member as RingMember
@@ -75,7 +75,7 @@ class NodeServer(Member):
         self._appends: list[Persist] = []
         self._scheduled = False
         self._appending = False
-        self._syncing = False
+        self._syncing = self._sync_due = False
         self._last_sync = 0.0
         self._renewing = False
         self.proving = Proving(self)
@@ -155,6 +155,8 @@ class NodeServer(Member):
             elif isinstance(effect, Persist):
                 self._appends.append(effect)
                 self._schedule()
+            elif isinstance(effect, Fsync):
+                self._sync()
             elif isinstance(effect, Renew):
                 self._renew()
             elif isinstance(effect, Exchange):
@@ -222,26 +224,24 @@ class NodeServer(Member):
     def _on_append(self, batch: list[Persist], problem: AppendFailedError | None) -> None:
         if problem is None:
             self._perform(self.node.on_appended(batch[-1].position))
-            if self.node.wants_sync:
-                self._sync()
         else:
             # What came meanwhile was made on top of what is undone: it goes too.
             self._appends.clear()
             self._perform(self.node.on_append_failed(problem.cut_back))
 
     def _sync(self) -> None:
+        self._sync_due = True
         if not self._syncing:
             self._syncing = True
             self.spawn(self._sync_in_thread())
 
     async def _sync_in_thread(self) -> None:
-        while True:
+        while self._sync_due:
+            self._sync_due = False
             position = self.vault.appended
             await asyncio.to_thread(self.vault.sync)
             self._last_sync = asyncio.get_running_loop().time()
             self._perform(self.node.on_synced(position))
-            if not self.node.wants_sync:
-                break
         self._syncing = False
 
     def _renew(self) -> None:
@@ -261,8 +261,7 @@ class NodeServer(Member):
 
     async def prove(self, partitions: frozenset[int]) -> None:
         """These partitions were compared with enough other owners: they count again (rule 9)."""
-        await self.log_is_free()  # or an append that a thread has would be overtaken
-        if await self._exclusively(self.vault.proved, partitions):
+        if await self.with_the_log(self.vault.proved, partitions):
             self.node.replica.doubted -= partitions
 
     async def _keep_view(self) -> None:
@@ -273,16 +272,17 @@ class NodeServer(Member):
     async def _publish(self, effect: Publish) -> None:
         """Slots change hands: durable here first, then known to all (DESIGN rule 15)."""
         view = View(slots=effect.slots)
-        is_durable = await asyncio.to_thread(self.vault.keep_view, merge_views(self.view, view))
+        is_durable = not effect.doubted or await self.with_the_log(self.vault.doubt, effect.doubted)
+        known = merge_views(self.view, view)
+        is_durable = is_durable and await asyncio.to_thread(self.vault.keep_view, known)
         if is_durable:
             self.learn(view)
         self._perform(self.node.on_published(is_durable))
 
     async def _grant(self, effect: Grant) -> None:
         """Promise to keep what was given; all of it is in the log before that."""
-        await self.log_is_free()
         what = effect.partition, effect.slot, effect.generation
-        is_durable = await self._exclusively(self.vault.grant, *what)
+        is_durable = await self.with_the_log(self.vault.grant, *what)
         if is_durable:
             self.node.replica.doubted -= {effect.partition}
         self._perform(self.node.on_granted(effect.to, is_durable))
@@ -352,7 +352,7 @@ class NodeServer(Member):
             self._cutting = False
 
     async def with_the_log(self, act: Callable[..., Any], *args: Any) -> Any:
-        """Do it in a thread once the log is free, and nothing beside it."""
+        """Do it in a thread once the log is free, and nothing beside it: nothing is overtaken."""
         await self.log_is_free()
         return await self._exclusively(act, *args)
 

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,8 +28,9 @@ from dynamo_ray.server.recovering import Recovering
 from dynamo_ray.storage.codec import Columns, warm_up
 from dynamo_ray.storage.disk import RealDisk, boot_id
 from dynamo_ray.storage.errors import AppendFailedError, StorageError, SyncFailedError
+from dynamo_ray.storage.ownership import Opening
 from dynamo_ray.storage.snapshot import NewSnapshot
-from dynamo_ray.storage.store import Opening, Store
+from dynamo_ray.storage.store import Store
 from dynamo_ray.storage.views import load_view, save_view
 
 SNAPSHOT_BYTES = 64 * 1024 * 1024
@@ -181,12 +182,11 @@ class Vault:
 
     def proved(self, partitions: frozenset[int]) -> bool:
         """These partitions were compared with enough other owners (rule 9)."""
-        try:
-            self._store.proved(partitions)
-        except StorageError as error:
-            _log.error("%s", error)
-            return False
-        return True
+        return self._noted(self._store.proved, partitions)
+
+    def doubt(self, partitions: frozenset[int]) -> bool:
+        """Of these something may be missing here; False if the disk does not take that."""
+        return self._noted(self._store.doubt, partitions)
 
     def is_kept(self, view: View) -> bool:
         """True if all of it is on disk."""
@@ -217,8 +217,11 @@ class Vault:
 
     def grant(self, partition: int, slot: int, generation: int) -> bool:
         """Promise to keep what was given (DESIGN rule 17); False if the disk does not take it."""
+        return self._noted(self._store.grant, partition, slot, generation)
+
+    def _noted(self, note: Callable[..., None], *what: Any) -> bool:
         try:
-            self._store.grant(partition, slot, generation)
+            note(*what)
         except SyncFailedError as error:
             end_process(error)
         except StorageError as error:

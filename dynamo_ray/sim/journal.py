@@ -21,8 +21,9 @@ from dynamo_ray.storage.errors import (
     StorageError,
     WriteFailedError,
 )
+from dynamo_ray.storage.ownership import Opening
 from dynamo_ray.storage.snapshot import NewSnapshot
-from dynamo_ray.storage.store import Opening, Store
+from dynamo_ray.storage.store import Store
 
 SEGMENT_BYTES = 4096
 # Of a nearly full disk: enough for a part of a snapshot, or for some appends.
@@ -96,6 +97,9 @@ class Journal(Protocol):
     def proved(self, partitions: frozenset[int]) -> bool:
         """Note that these partitions were compared; False while the disk takes nothing."""
 
+    def doubt(self, partitions: frozenset[int]) -> bool:
+        """Note that these may lack something; False while the disk takes nothing."""
+
     def grant(self, partition: int, slot: int, generation: int) -> bool:
         """Note what was promised; False while the disk takes nothing."""
 
@@ -156,6 +160,12 @@ class ListJournal:
         """Note that these partitions were compared; False while the disk takes nothing."""
         if not self.full:
             self._doubted -= partitions
+        return not self.full
+
+    def doubt(self, partitions: frozenset[int]) -> bool:
+        """Note that these may lack something; False while the disk takes nothing."""
+        if not self.full:
+            self._doubted |= partitions
         return not self.full
 
     def grant(self, partition: int, slot: int, generation: int) -> bool:
@@ -267,6 +277,14 @@ class StoreJournal:
         """Note that these partitions were compared; False while the disk takes nothing."""
         try:
             self._store.proved(partitions)
+        except WriteFailedError:
+            return False
+        return True
+
+    def doubt(self, partitions: frozenset[int]) -> bool:
+        """Note that these may lack something; False while the disk takes nothing."""
+        try:
+            self._store.doubt(partitions)
         except WriteFailedError:
             return False
         return True

@@ -21,7 +21,7 @@ from dynamo_ray.core.handover import Publish
 from dynamo_ray.core.membership import NODE_ROLE, Fact, View, merge_views
 from dynamo_ray.core.merge import replaced
 from dynamo_ray.core.messages import Fetch, Merge, Mint, Persist
-from dynamo_ray.core.node import Answer, Node, Out, ToPeer
+from dynamo_ray.core.node import Answer, Fsync, Node, Out, ToPeer
 from dynamo_ray.core.receive import Grant
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.settings import Settings
@@ -107,8 +107,7 @@ class StorageNode(Gossiper):
         self.detector.watch(sorted(self.peers), self.mono_s)
         self._gathered: list[Persist] = []
         self._appending = self._syncing = False
-        self._may_append = False
-        self._sync_due = False
+        self._may_append = self._sync_due = False
         self._appended_at = 0
         self._synced_at = 0
         self.after(self.taking(self.sync_us), "incarnation", self._renewed, incarnation)
@@ -305,6 +304,8 @@ class StorageNode(Gossiper):
                 self._deliver(effect)
             elif isinstance(effect, Persist):
                 self._gathered.append(effect)
+            elif isinstance(effect, Fsync):
+                self._sync_due = True
             elif isinstance(effect, Exchange):
                 self.exchange(effect.node)
             elif isinstance(effect, Publish):
@@ -317,7 +318,12 @@ class StorageNode(Gossiper):
 
     def _published(self, effect: Publish) -> None:
         """It is durable now: this node says so, and nobody said it before (rule 15)."""
-        if self.journal.full:
+        try:
+            is_durable = self.journal.doubt(effect.doubted) and not self.journal.full
+        except SyncFailedError:
+            self.fail()
+            return
+        if not is_durable:
             self._perform(self.node.on_published(False))
             return
         view = View(slots=effect.slots)
@@ -363,9 +369,8 @@ class StorageNode(Gossiper):
             return
         if self._gathered and not self._appending:
             self._append()
-        if not self._syncing and self._synced_at < self._appended_at:
-            if self._sync_due or self.node.wants_sync:
-                self._sync()
+        if self._sync_due and not self._syncing and self._synced_at < self._appended_at:
+            self._sync()
 
     def _append(self) -> None:
         gathered, self._gathered = self._gathered, []

@@ -26,12 +26,13 @@ from dynamo_ray.storage.frames import Frame, scan
 from dynamo_ray.storage.identity import Identity
 from dynamo_ray.storage.log import NAME as SEGMENT_NAME
 from dynamo_ray.storage.log import REACHED, segment_path, segments_on
+from dynamo_ray.storage.ownership import LOCK, Opening
 from dynamo_ray.storage.recovered import Recovery
 from dynamo_ray.storage.recovery import SEGMENT_BYTES_READ
 from dynamo_ray.storage.rehearsal import Act, Rehearsal
 from dynamo_ray.storage.sealed import unseal_bytes
 from dynamo_ray.storage.snapshot import DIRECTORY
-from dynamo_ray.storage.store import LOCK, UNSYNCED, Opening, Store
+from dynamo_ray.storage.store import UNSYNCED, Store
 from dynamo_ray.storage.views import BYTES_MAX as VIEW_BYTES_MAX
 from dynamo_ray.storage.views import PATH as VIEW
 

@@ -28,10 +28,11 @@ from dynamo_ray.storage.frames import (
     segment_header,
 )
 from dynamo_ray.storage.log import REACHED, segment_path, segments_on
+from dynamo_ray.storage.ownership import Opening
 from dynamo_ray.storage.recovered import Recovery
 from dynamo_ray.storage.recovery import SEGMENT_BYTES_READ
 from dynamo_ray.storage.sealed import ASIDE as BESIDE
-from dynamo_ray.storage.store import Opening, Store
+from dynamo_ray.storage.store import Store
 from dynamo_ray.storage.views import PATH as VIEW
 
 

@@ -16,34 +16,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from dynamo_ray.storage import identity as identities
 from dynamo_ray.storage.codec import Columns, Record, columns_of
 from dynamo_ray.storage.damage import Judge
-from dynamo_ray.storage.disk import Disk, RealDisk
+from dynamo_ray.storage.disk import Disk
 from dynamo_ray.storage.errors import (
     AppendFailedError,
-    DamagedFileError,
-    DamagedIdentityError,
-    ForeignDirectoryError,
-    MissingFileError,
-    NewerFormatError,
-    ReadFailedError,
     StorageError,
     SyncFailedError,
-    UnsafePathError,
     WriteFailedError,
 )
 from dynamo_ray.storage.filling import Replaced
 from dynamo_ray.storage.frames import (
-    FRAME_BYTES,
-    LOG_FORMAT,
-    SEGMENT_BYTES,
     Owner,
-    newer_format,
 )
 from dynamo_ray.storage.identity import Identity
 from dynamo_ray.storage.log import (
@@ -51,39 +39,16 @@ from dynamo_ray.storage.log import (
     SEGMENT_BYTES_MAX,
     Log,
     Reached,
-    segment_path,
-    segments_on,
 )
+from dynamo_ray.storage.ownership import LOCK, Opening, check, created
 from dynamo_ray.storage.recovered import Recovery
 from dynamo_ray.storage.recovery import Progress, Replay
 from dynamo_ray.storage.sealed import read_sealed, write_sealed
-from dynamo_ray.storage.snapshot import FORMAT as SNAPSHOT_FORMAT
-from dynamo_ray.storage.snapshot import MANIFEST, NewSnapshot, directory, generations_on
+from dynamo_ray.storage.snapshot import NewSnapshot, generations_on
 
-LOCK = "LOCK"
 # There from a failed fsync on until the next start has taken notice.
 UNSYNCED = "UNSYNCED"
 WRITTEN, SYNCED = "written", "synced"
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What a node says of itself, and of the machine, when it opens its directory.
-
-    `node_id` None: whoever lives there, or `fresh_id` (8 random bytes) in an empty directory.
-    `first_start`: the node has never run, so an empty directory is complete; otherwise its disk was
-    lost, and all that it should hold is doubted.
-    """
-
-    cluster_id: bytes
-    node_id: bytes | None
-    fresh_id: bytes
-    name: str
-    partitions: int
-    durability: str
-    boot_id: str
-    now_ms: int
-    first_start: bool
 
 
 class Store:
@@ -111,8 +76,8 @@ class Store:
         try:
             identity = identities.load(disk)
             if identity is None:
-                identity = _created(disk, opening)
-            _check(disk, opening, identity)
+                identity = created(disk, opening)
+            check(disk, opening, identity)
         except BaseException:
             disk.close()
             raise
@@ -274,6 +239,11 @@ class Store:
         """Compared with enough other owners: these are complete again, durably (rule 9)."""
         self._identify(doubted=self.identity.doubted - frozenset(partitions))
 
+    def doubt(self, partitions: Iterable[int]) -> None:
+        """Of these something may be missing here, until they are proved: that outlives a start."""
+        if not self.identity.doubted.issuperset(partitions):
+            self._identify(doubted=self.identity.doubted.union(partitions))
+
     @property
     def granted(self) -> Mapping[int, tuple[int, int]]:
         """What was promised to givers of partitions, as partition -> (slot, generation)."""
@@ -281,9 +251,9 @@ class Store:
 
     def grant(self, partition: int, slot: int, generation: int) -> None:
         """Promise, durably, to keep what was given: it is complete as of now (rule 17)."""
-        doubted = self.identity.doubted - {partition}
-        granted = {**self.identity.granted, partition: (slot, generation)}
-        self._identify(doubted=doubted, granted=granted)
+        known = self.identity
+        granted = {**known.granted, partition: (slot, generation)}
+        self._identify(doubted=known.doubted - {partition}, granted=granted)
 
     def close(self) -> None:
         """Leave a log that is provably complete, and the directory to others. Idempotent."""
@@ -353,97 +323,3 @@ class Store:
         with suppress(StorageError):
             self._disk.write(UNSYNCED, [str(error).encode()])
             self._disk.sync_dir("")
-
-
-def refuse_others(folder: Path, cluster_id: bytes, node_id: bytes, partitions: int) -> None:
-    """Raises a DirectoryRefusedError if the directory is another's, or newer. Changes nothing."""
-    if not folder.is_dir():
-        return
-    disk = RealDisk(folder)
-    try:
-        identity = identities.load(disk)
-        if identity is not None:
-            opening = Opening(cluster_id, node_id, b"", folder.name, partitions, "", "", 0, False)
-            _check(disk, opening, identity)
-    finally:
-        disk.close()
-
-
-def holds_records(folder: Path) -> bool:
-    """True if anything was ever appended there: a log that was only closed says nothing else."""
-    if not folder.is_dir():
-        return False
-    disk, empty = RealDisk(folder), SEGMENT_BYTES + FRAME_BYTES
-    try:
-        longer = any(disk.size(segment_path(number)) > empty for number in segments_on(disk))
-        return longer or bool(generations_on(disk))
-    finally:
-        disk.close()
-
-
-def is_in_use(folder: Path) -> bool:
-    """True if a process holds the directory."""
-    if not folder.is_dir():
-        return False
-    disk = RealDisk(folder, create=False)
-    try:
-        disk.share(LOCK)
-    except StorageError:
-        return True
-    finally:
-        disk.close()
-    return False
-
-
-def _created(disk: Disk, opening: Opening) -> Identity:
-    if segments_on(disk) or generations_on(disk):
-        raise DamagedIdentityError(
-            f"{disk.name} holds a log or snapshots but no {identities.PATH};"
-            " move the directory aside and replace the node"
-        )
-    identity = Identity(
-        cluster_id=opening.cluster_id,
-        node_id=opening.node_id or opening.fresh_id,
-        name=opening.name,
-        partitions=opening.partitions,
-        created_ms=opening.now_ms,
-        doubted=frozenset() if opening.first_start else frozenset(range(opening.partitions)),
-    )
-    write_sealed(disk, REACHED, Reached(0)._asdict())
-    identities.save(disk, identity)
-    return identity
-
-
-def _check(disk: Disk, opening: Opening, identity: Identity) -> None:
-    """Raises a DirectoryRefusedError unless the directory is this node's, and readable."""
-    if identity.cluster_id != opening.cluster_id:
-        raise ForeignDirectoryError(
-            f"{disk.name} belongs to cluster {identity.cluster_id.hex()}, not to"
-            f" {opening.cluster_id.hex()}; give the node a directory of its own"
-        )
-    if opening.node_id not in (None, identity.node_id):
-        raise ForeignDirectoryError(
-            f"{disk.name} belongs to node {identity.name!r} ({identity.node_id.hex()}), not to"
-            f" {opening.name!r}; give each node a directory of its own"
-        )
-    if identity.partitions != opening.partitions:
-        raise ForeignDirectoryError(
-            f"{disk.name} was made for {identity.partitions} partitions, not for"
-            f" {opening.partitions}; start the node with the cluster's own settings"
-        )
-    for number in segments_on(disk):
-        with suppress(MissingFileError, ReadFailedError, UnsafePathError):
-            header = disk.read(segment_path(number), 0, SEGMENT_BYTES)
-            _refuse_newer(disk, segment_path(number), newer_format(header), LOG_FORMAT)
-    for number in generations_on(disk):
-        with suppress(MissingFileError, ReadFailedError, UnsafePathError, DamagedFileError):
-            path = f"{directory(number)}/{MANIFEST}"
-            _refuse_newer(disk, path, read_sealed(disk, path).get("format"), SNAPSHOT_FORMAT)
-
-
-def _refuse_newer(disk: Disk, path: str, said: object, known: int) -> None:
-    if isinstance(said, int) and said > known:
-        raise NewerFormatError(
-            f"{disk.name}/{path} was written in format {said}, this version reads {known};"
-            " start it with the newer version"
-        )

@@ -15,7 +15,8 @@ from dynamo_ray.core.version import Kind, State, Version, encode
 from dynamo_ray.founding import Said, found
 from dynamo_ray.storage.codec import Record
 from dynamo_ray.storage.disk import RealDisk, boot_id
-from dynamo_ray.storage.store import LOCK, Opening, Store
+from dynamo_ray.storage.ownership import LOCK, Opening
+from dynamo_ray.storage.store import Store
 from tests.cli.conftest import Command
 
 PARTITIONS = 8

@@ -114,7 +114,9 @@ def test_who_inherits_takes_no_writes_and_says_nothing_before_the_others_know() 
     assert machine.on_tick(2000, frozenset()) == show
     assert machine.on_tick(2500, frozenset({B})) == [], "it cannot be reached"
     machine.on_told(B, end)
-    assert machine.on_tick(3000, frozenset()) == [Publish({FIRST: Slot(LINE, D)})]
+    assert machine.on_tick(3000, frozenset()) == [
+        Publish({FIRST: Slot(LINE, D)}, frozenset({0}))
+    ], "and what it may lack is noted before"
     said = known().learn(end).learn(View(slots={FIRST: Slot(LINE, D)}))
     machine.on_placement(said)
     machine.on_published(True)

@@ -20,7 +20,7 @@ from dynamo_ray.core.messages import (
     Refused,
     Renew,
 )
-from dynamo_ray.core.node import Answer, Node, ToPeer
+from dynamo_ray.core.node import Answer, Fsync, Node, ToPeer
 from dynamo_ray.core.pages import COPY_KEYS
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member, Ring
@@ -88,18 +88,15 @@ def test_what_is_no_request_is_refused() -> None:
 def test_written_waits_for_the_append() -> None:
     at = node("written")
     assert [type(effect) for effect in ask(at, mint(b"k", b"v"))] == [Persist]
-    assert not at.wants_sync
-    assert [type(m) for m in answers(at.on_appended(1))] == [Minted]
+    assert [type(effect) for effect in at.on_appended(1)] == [Answer]
     assert at.on_synced(1) == []
 
 
 def test_synced_waits_for_the_fsync() -> None:
     at = node("synced")
     ask(at, mint(b"k", b"v"))
-    assert at.on_appended(1) == []
-    assert at.wants_sync
-    assert [type(m) for m in answers(at.on_synced(1))] == [Minted]
-    assert not at.wants_sync
+    assert at.on_appended(1) == [Fsync()]
+    assert [type(effect) for effect in at.on_synced(1)] == [Answer]
 
 
 def test_memory_waits_for_nothing() -> None:
@@ -114,9 +111,21 @@ def test_a_durable_answer_waits_for_the_fsync_at_every_level(durability: str) ->
     """Somebody gives up a copy for it (rule 8)."""
     at = node(durability)
     assert answers(ask(at, merge_of(b"k", HELD, durable=True))) == []
-    assert at.on_appended(1) == []
-    assert at.wants_sync
+    assert at.on_appended(1) == [Fsync()]
     assert answers(at.on_synced(1)) == [Merged()]
+
+
+@pytest.mark.parametrize("durability", ["written", "synced"])
+def test_what_waits_for_an_fsync_alone_asks_for_it_at_once(durability: str) -> None:
+    """Nothing is to be appended after which it would be asked for: a seal, and a proof."""
+    at = node(durability)
+    ask(at, merge_of(b"k", HELD))
+    at.on_appended(1)
+    assert ask(at, Merge([], [], [], durable=True)) == [Fsync()]
+    ask(at, merge_of(b"l", HELD))
+    waits = ask(at, merge_of(b"l", HELD, durable=True))
+    assert waits == [], "its own record is to be appended before"
+    assert Fsync() in at.on_appended(2)
 
 
 @pytest.mark.parametrize("durability", ["written", "synced"])

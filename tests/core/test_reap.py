@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dynamo_ray.core.messages import Code, Merge, Merged, Persist, Refused
-from dynamo_ray.core.node import Answer, Node, ToPeer
+from dynamo_ray.core.node import Answer, Fsync, Node, ToPeer
 from dynamo_ray.core.pace import Allowance
 from dynamo_ray.core.reap import EFFORT_A_TICK, KEYS_A_SLICE
 from dynamo_ray.core.replica import Replica
@@ -205,7 +205,8 @@ def test_a_confirmation_waits_for_the_fsync_of_what_it_speaks_of() -> None:
     at.on_request("co", Merge([b"k"], [0], [TOMBSTONE]), 0, 0, 0)
     question = Confirm([b"k"], [0], [digest(TOMBSTONE)])
     assert at.on_request("a", question, 0, 0, 0) == []
-    assert [e.to for e in at.on_appended(1)] == ["co"] and at.wants_sync
+    (told, fsync) = at.on_appended(1)
+    assert told.to == "co" and fsync == Fsync()
     assert at.on_synced(1) == [Answer("a", Confirmed([True]))]
 
 

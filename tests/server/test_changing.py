@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from dynamo_ray.core.membership import View, merge_views
 from dynamo_ray.core.plan import moves_due
+from dynamo_ray.core.rebuild import Rebuild
 from dynamo_ray.core.ring import Member, partition_of
 from dynamo_ray.core.settings import Settings, Times
 from dynamo_ray.server.node import NodeServer, open_node
@@ -142,6 +145,36 @@ def test_a_dead_node_is_replaced_under_load(tmp_path: Path) -> None:
             for key in KEYS:
                 partition = partition_of(key.encode(), 32)
                 assert (key.encode() in held[partition]) == (partition in server.node.replica.owned)
+
+    run(main())
+
+
+def test_what_was_inherited_is_in_doubt_over_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has said that the slots are its own, and copied nothing of them yet: rule 9.
+
+    A node that had given such a partition away, or promised to keep it, has no doubt of it on disk.
+    """
+
+    async def main() -> None:
+        async with Loopback(tmp_path, nodes=4, settings=SETTINGS) as cluster:
+            client = await cluster.connect()
+            await client.put_many(KEYS)
+            heir, old = cluster.nodes["n4"], cluster.nodes["n2"].me
+            await cluster.kill_node("n2")
+            monkeypatch.setattr(Rebuild, "on_tick", lambda *args: [])
+            heir.learn(View(ends={old: heir.me}))
+            await until(lambda: heir.node.replica.in_doubt, 10)
+            await until(lambda: heir.node.handover.is_idle and not heir.node.handover.closed, 10)
+            doubted = heir.node.replica.in_doubt
+            await cluster.kill_node("n4")
+            again = await cluster.start_node("n4", first_start=False)
+            assert again.node.replica.in_doubt == doubted
+            monkeypatch.undo()
+            await until(lambda: not again.node.replica.in_doubt, 20)
+            found = await client.get_many(list(KEYS), r=2, strict=True)
+            assert {key: one.value for key, one in found.items()} == KEYS
 
     run(main())
 

@@ -11,8 +11,9 @@ from dynamo_ray.core.version import Kind, State, Version, encode
 from dynamo_ray.storage.codec import Record
 from dynamo_ray.storage.disk import Disk
 from dynamo_ray.storage.frames import Owner
+from dynamo_ray.storage.ownership import Opening
 from dynamo_ray.storage.recovered import Recovery
-from dynamo_ray.storage.store import Opening, Store
+from dynamo_ray.storage.store import Store
 
 CLUSTER, NODE, OTHER = b"C" * 16, b"N" * 8, b"O" * 8
 OWNER = Owner(CLUSTER, NODE)

@@ -250,6 +250,19 @@ def test_after_a_failed_sync_the_next_start_doubts_everything_until_it_is_proved
     assert looked_at(disk).doubted == {0}
 
 
+def test_what_is_doubted_stays_so_over_a_start_until_it_is_proved() -> None:
+    disk = MemoryDisk()
+    store = started(disk)
+    store.doubt({1, 3})
+    store.doubt({3})
+    disk = disk.killed()
+    store = started(disk)
+    assert store.doubted == {1, 3}
+    store.proved({1})
+    disk = disk.killed()
+    assert looked_at(disk).doubted == {3}
+
+
 def test_a_failed_sync_of_a_new_segment_is_fatal_too() -> None:
     disk = MemoryDisk()
     store = started(disk)
