@@ -38,7 +38,8 @@ from dynamo_ray.planning import (
     weighing,
 )
 
-LOOK_S = 0.3
+# A look asks all members, which takes their time from clients: what takes long is looked at less.
+LOOK_S, LOOK_S_MAX = 0.2, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,11 @@ def nobody(transfers: Transfers) -> None:
 
 def _wait(condition: Callable[[], bool], deadline: float, what: str) -> None:
     """Look on, bounded. Raises TimeoutError."""
+    began = time.monotonic()
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"gave up waiting for {what}, which goes on all the same")
-        time.sleep(LOOK_S)
+        time.sleep(_rest_s(time.monotonic() - began))
 
 
 def look(name: str) -> tuple[Placement, Transfers, dict[str, dict[str, Any]]]:
@@ -104,18 +106,24 @@ def settle(name: str, timeout_s: float, moved: Moved = nobody, forced: bool = Fa
 
     What moves goes on all the same.
     """
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
     while True:
         _, transfers, _ = look(name)
         moved(transfers)
         if not transfers.left and not commit(name, forced):
             return
-        if time.monotonic() > deadline:
+        passed_s = time.monotonic() - began
+        if passed_s > timeout_s:
             raise TimeoutError(
                 f"{transfers.left} copies of partitions are still on their way after"
                 f" {timeout_s:g} s, and go on moving"
             )
-        time.sleep(LOOK_S)
+        time.sleep(_rest_s(passed_s))
+
+
+def _rest_s(passed_s: float) -> float:
+    """How long to rest before the next look, after so long: it comes a twentieth too late."""
+    return min(LOOK_S_MAX, max(LOOK_S, passed_s / 20))
 
 
 @dataclass(frozen=True, slots=True)
