@@ -15,7 +15,7 @@ who is next looks at a few of them only.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dynamo_ray.core.pace import NEVER
@@ -39,13 +39,29 @@ class _Other:
 
     __slots__ = ("again", "away_ms", "demanded", "follows", "leads", "reachable")
 
-    def __init__(self) -> None:
+    def __init__(self, now_ms: int) -> None:
         self.leads: deque[tuple[int, int]] = deque()
         self.follows: deque[tuple[int, int]] = deque()
         self.again: deque[tuple[int, int, bool]] = deque()  # partition, when, leads
         self.demanded: dict[int, None] = {}
-        self.away_ms = NEVER
+        self.away_ms = now_ms
         self.reachable = False
+
+    def take_out(self, partitions: Collection[int]) -> list[tuple[int, int]]:
+        """What was due of these partitions, and is no more."""
+        out = [turn for turn in (*self.leads, *self.follows) if turn[0] in partitions]
+        if out:
+            self.leads = deque(turn for turn in self.leads if turn[0] not in partitions)
+            self.follows = deque(turn for turn in self.follows if turn[0] not in partitions)
+        for partition in partitions:
+            self.demanded.pop(partition, None)
+        return out
+
+    def in_order(self) -> _Other:
+        """Itself: who was compared with longest ago comes first."""
+        self.leads = deque(sorted(self.leads, key=_when))
+        self.follows = deque(sorted(self.follows, key=_when))
+        return self
 
 
 class Rounds:
@@ -56,6 +72,7 @@ class Rounds:
         self._quiet_ms = int(min(QUIET_S, repair_s / 10) * 1000)
         self._again_ms = int(min(AGAIN_S, repair_s / 10) * 1000)
         self._me = me
+        self._ring: Ring | None = None
         self._others: dict[bytes, _Other] = {}
         self._taken: set[Turn] = set()
         self._now_ms = NEVER
@@ -66,33 +83,51 @@ class Rounds:
     def on_ring(self, ring: Ring) -> None:
         """Partitions have other owners: what these two still share keeps its turn.
 
-        A comparison that is under way ends here; if it was demanded it is due again.
+        A comparison that is under way ends here; if it was demanded it is due again. Only what has
+        changed is looked at: while a node joins that is one partition at a time.
         """
-        demanded = {(partition, n) for n, of in self._others.items() for partition in of.demanded}
-        demanded |= {(turn.partition, turn.node) for turn in self._taken if turn.demanded}
-        before, self._others = self._others, {}
+        before, self._ring = self._ring, ring
+        anew = {turn.partition for turn in self._taken}
+        anew.update(at for other in self._others.values() for at, _, _ in other.again)
+        anew.update(
+            at
+            for at in range(ring.partitions)
+            if before is None or before.owners(at) != ring.owners(at)
+        )
+        demanded = {(turn.partition, turn.node) for turn in self._taken if turn.demanded}
         self._taken.clear()
-        begun = {
-            (partition, node): at
-            for node, other in before.items()
-            for partition, at in (*other.leads, *other.follows)
-        }
-        for partition in range(ring.partitions):
-            owners = ring.owners(partition)
-            if self._me in owners:
-                for node in sorted(set(owners) - {self._me}):
-                    other = self._others.setdefault(node, _Other())
-                    leads = owners.index(self._me) < owners.index(node)
-                    at = begun.get((partition, node), NEVER if leads else self._now_ms)
-                    (other.leads if leads else other.follows).append((partition, at))
-                    if leads and (partition, node) in demanded:
-                        other.demanded[partition] = None
+        begun: dict[tuple[int, bytes], int] = {}
         for node, other in self._others.items():
-            other.leads = deque(sorted(other.leads, key=_when))
-            other.follows = deque(sorted(other.follows, key=_when))
-            known = before.get(node)
-            other.away_ms = known.away_ms if known is not None else self._now_ms
-            other.reachable = known is not None and known.reachable
+            other.again.clear()
+            demanded.update((at, node) for at in anew & other.demanded.keys())
+            begun |= {(at, node): when for at, when in other.take_out(anew)}
+        for partition in sorted(anew):
+            self._place(partition, ring.owners(partition), begun, demanded)
+        self._others = {
+            node: other.in_order()
+            for node, other in self._others.items()
+            if other.leads or other.follows
+        }
+
+    def _place(
+        self,
+        partition: int,
+        owners: Sequence[bytes],
+        begun: Mapping[tuple[int, bytes], int],
+        demanded: Collection[tuple[int, bytes]],
+    ) -> None:
+        """The turns of one partition, with each of its other owners, if this node is one."""
+        mine = owners.index(self._me) if self._me in owners else len(owners)
+        for place, node in enumerate(owners):
+            if mine in (place, len(owners)):
+                continue
+            if node not in self._others:
+                self._others[node] = _Other(self._now_ms)
+            other, leads = self._others[node], mine < place
+            at = begun.get((partition, node), NEVER if leads else self._now_ms)
+            (other.leads if leads else other.follows).append((partition, at))
+            if leads and (partition, node) in demanded:
+                other.demanded[partition] = None
 
     @property
     def demanded(self) -> int:

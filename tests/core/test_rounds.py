@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dynamo_ray.core.pace import NEVER
 from dynamo_ray.core.ring import Member, Ring
 from dynamo_ray.core.rounds import Rounds, Turn
@@ -152,3 +157,53 @@ def test_what_was_demanded_is_done_though_the_ring_changes_meanwhile() -> None:
         of.on_end(turn, 1, True)
     assert pairs(turns) == {(0, B), (0, C), (1, C)}
     assert of.status()["demanded"] == 0
+
+
+D, E = map(node_id, "de")
+FIVE = tuple(Member(n, n.decode()[:1]) for n in (A, B, C, D, E))
+_owners = st.permutations([A, B, C, D, E]).map(lambda nodes: tuple(nodes[:3]))
+_rings = st.lists(st.lists(_owners, min_size=4, max_size=4), min_size=2, max_size=6)
+
+
+@given(_rings, st.randoms(use_true_random=False))
+def test_whatever_changes_each_pair_has_one_turn_and_what_it_keeps_is_its_time(
+    changes: list[list[tuple[bytes, ...]]], chance: Any
+) -> None:
+    """As if all were made anew from what is known of the pairs that stay."""
+    rings = [Ring(4, 3, FIVE, sum(rows, ())) for rows in changes for _ in range(2)]
+    of = Rounds(A, rings[0], REPAIR_S)
+    compared: dict[tuple[int, bytes], int] = {}
+    for turn_of, ring in enumerate(rings, start=1):
+        of.on_ring(ring)
+        now_ms = turn_of * (QUIET_MS + 1)
+        of.on_tick(now_ms, NOBODY)
+        shared = {
+            (at, node): ring.owners(at).index(A) < ring.owners(at).index(node)
+            for at in range(4)
+            for node in ring.owners(at)
+            if A in ring.owners(at) and node != A
+        }
+        queued = [
+            ((at, node), (leads, when))
+            for node, other in of._others.items()
+            for leads, queue in ((True, other.leads), (False, other.follows))
+            for at, when in queue
+        ]
+        assert {pair: leads for pair, (leads, _) in queued} == shared
+        assert len(queued) == len(shared)
+        for pair, (_, when) in queued:
+            assert when == compared.get(pair, when)
+        assert all(
+            list(o.leads) == sorted(o.leads, key=lambda t: t[1]) for o in of._others.values()
+        )
+        compared = {pair: when for pair, (_, when) in queued}
+        for turn in [turn for turn in (of.next() for _ in range(6)) if turn is not None]:
+            compared.pop((turn.partition, turn.node))
+            if chance.random() < 0.6:
+                of.on_end(turn, now_ms, is_done=chance.random() < 0.7)
+                if (turn.partition, turn.node) in {
+                    (at, node)
+                    for node, other in of._others.items()
+                    for at, _ in (*other.leads, *other.follows)
+                }:
+                    compared[turn.partition, turn.node] = now_ms
