@@ -10,7 +10,10 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dynamo_ray.core.settings import Settings, settings_from
+from dynamo_ray.errors import UnavailableError
 from tests.server.load import Load
 from tests.server.loopback import Loopback, run, until
 
@@ -265,6 +268,33 @@ def test_a_hung_coordinator_costs_a_moment_and_no_request(tmp_path: Path) -> Non
             cluster.wake("c1")
             await cluster.settled()
             await load.check(client, siblings=True)
+
+    run(story())
+
+
+def test_a_coordinator_that_is_cut_off_from_the_nodes_costs_no_request(tmp_path: Path) -> None:
+    """Clients reach it, it suspects everybody, and the other one does not."""
+
+    async def story() -> None:
+        async with Loopback(tmp_path) as cluster:
+            client = await cluster.connect()
+            await until(lambda: len(client.session._channels) == 2 and are_connected(client))
+            await client.put_many({f"key:{i}": b"0" for i in range(100)})
+            cut = cluster.coordinators["c1"]
+            for peer in cut.peers.values():
+                peer.connection._transport.pause_reading()
+            await until(lambda: len(cut.detector.suspected) == 5, 10)
+            async with Load(client) as load:
+                await load.more(300)
+                assert load.errors == []
+            found = await client.get_many([f"key:{i}" for i in range(100)], strict=True)
+            assert {one.value for one in found.values()} == {b"0"}
+            await load.check(client)
+            for peer in cluster.coordinators["c2"].peers.values():
+                peer.connection._transport.pause_reading()
+            await until(lambda: len(cluster.coordinators["c2"].detector.suspected) == 5, 10)
+            with pytest.raises(UnavailableError):
+                await client.put("key:0", b"1", w=3, strict=True)
 
     run(story())
 
