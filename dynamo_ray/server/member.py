@@ -200,10 +200,15 @@ class Member:
             await self.listener.close()
 
     def spawn(self, work: Any) -> None:
-        """Run a coroutine for as long as this member lives."""
+        """Run a coroutine for as long as this member lives; what it raises is in the log."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("%s failed", task.get_coro(), exc_info=error)
 
     def at_the_end_of_this_turn(self, act: Callable[[], None]) -> None:
         """Do it once all that has arrived is handled, before anything is written."""

@@ -201,7 +201,8 @@ class NodeServer(Member):
         if self._appending or not self._appends:
             return
         batch, self._appends = self._appends, []
-        if _bytes_of(batch) <= INLINE_BYTES and not self.vault.starts_segment:
+        size = sum([sum(map(len, filter(None, one.states))) for one in batch])
+        if size <= INLINE_BYTES and not self.vault.starts_segment:
             self._on_append(batch, self.vault.append(batch))
         else:
             self._appending = True
@@ -236,13 +237,15 @@ class NodeServer(Member):
             self.spawn(self._sync_in_thread())
 
     async def _sync_in_thread(self) -> None:
-        while self._sync_due:
-            self._sync_due = False
-            position = self.vault.appended
-            await asyncio.to_thread(self.vault.sync)
-            self._last_sync = asyncio.get_running_loop().time()
-            self._perform(self.node.on_synced(position))
-        self._syncing = False
+        try:
+            while self._sync_due:
+                self._sync_due = False
+                position = self.vault.appended
+                await asyncio.to_thread(self.vault.sync)
+                self._last_sync = asyncio.get_running_loop().time()
+                self._perform(self.node.on_synced(position))
+        finally:
+            self._syncing = False
 
     def _renew(self) -> None:
         """A new incarnation after a failed append; tried again for as long as the disk is full."""
@@ -410,10 +413,6 @@ class NodeServer(Member):
             await asyncio.wait([self._snapshot], timeout=CLOSE_S)
         with contextlib.suppress(StorageError):
             await asyncio.to_thread(self.vault.close)
-
-
-def _bytes_of(batch: list[Persist]) -> int:
-    return sum([sum(map(len, filter(None, one.states))) for one in batch])
 
 
 async def open_node(

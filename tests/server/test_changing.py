@@ -149,6 +149,21 @@ def test_a_dead_node_is_replaced_under_load(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_move_does_not_wait_for_the_regular_fsync(tmp_path: Path) -> None:
+    """Its partition is closed meanwhile. It asks for one though nothing is left to append."""
+
+    async def main() -> None:
+        settings = Settings(n=1, r=1, w=1, partitions=16, times=Times(sync_s=600.0))
+        async with Loopback(tmp_path, nodes=1, settings=settings) as cluster:
+            client = await cluster.connect()
+            await client.put_many(KEYS)
+            await join(cluster, "n2")
+            await balanced(cluster, 20)
+            assert owned(cluster) == {"n1": 8, "n2": 8}
+
+    run(main())
+
+
 def test_what_was_inherited_is_in_doubt_over_a_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,29 @@ def test_written_syncs_soon_by_itself(tmp_path: Path) -> None:
     run(story())
 
 
+def test_an_error_in_what_an_fsync_lets_go_is_logged_and_no_end_of_fsyncs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every hint, every move and every proof at this node would wait for ever."""
+
+    async def story() -> None:
+        async with Loopback(tmp_path, settings=one_node("written"), **ONE) as cluster:
+            client = await cluster.connect()
+            server = cluster.nodes["n1"]
+
+            def broken(position: int) -> list[Any]:
+                raise RuntimeError("a defect")
+
+            monkeypatch.setattr(server.node, "on_synced", broken)
+            await client.put("key", b"x")
+            await until(lambda: "a defect" in caplog.text, 5)
+            monkeypatch.undo()
+            await client.put("key", b"y")
+            await until(lambda: not server.vault.wants_sync, 5)
+
+    run(story())
+
+
 def test_a_hint_is_kept_until_its_owner_has_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
