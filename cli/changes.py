@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dynamo_ray.changing import Transfers
     from dynamo_ray.cluster import Cluster
 
-LOOK_S = 0.5
+LOOK_S = 1.0  # each look takes all members' time from clients
 WAIT_S = 3600.0
 STATUS = "`doubted` in `dynamo-ray status --json`"
 AGAIN = "`dynamo-ray ring transfers` shows how far it is, `dynamo-ray ring commit` waits for it"

@@ -59,8 +59,12 @@ def narrowed(message: Any, rows: Sequence[int]) -> Any:
     )
 
 
-def filled(reply: Any, rows: Sequence[int], part: Any) -> Any:
-    """The answer `reply`, and in the place of these rows what `part` says of them."""
+def filled(reply: Any, rows: Sequence[int], part: Any, strict: bool) -> Any:
+    """The answer `reply`, and in the place of these rows what `part` says of them.
+
+    An answer with an unavailable key is `degraded` for that alone. Of other keys in it a sloppy
+    answer may mean it, too; a strict one has no other degraded keys than those that failed.
+    """
     asked = set(rows)
     failures = [failure for failure in reply.failures if failure.index not in asked]
     failures += [failure._replace(index=rows[failure.index]) for failure in part.failures]
@@ -69,7 +73,8 @@ def filled(reply: Any, rows: Sequence[int], part: Any) -> Any:
         for row, cell in zip(rows, getattr(part, name), strict=True):
             column[row] = cell
     if not isinstance(reply, PutDone):
-        columns["degraded"] = reply.degraded or part.degraded
+        has_others = not strict and len(asked) < len(reply.states)
+        columns["degraded"] = part.degraded or (has_others and reply.degraded)
     return replace(reply, failures=tuple(sorted(failures)), **columns)
 
 

@@ -63,6 +63,7 @@ class Attempts:
         self._known = list(coordinators)
         self._asked: list[Any] = []
         self._silent: list[Any] = []
+        self._has_other = False
         self._elsewhere: list[int] | None = None
         self._pending = 0
         self._maybe_applied = False
@@ -92,9 +93,7 @@ class Attempts:
         if is_final(reply):
             return self._answer(reply)
         self._poor = reply if self._poor is None else better(self._poor, reply)
-        if self._pending and not is_final(self._poor):
-            return []
-        return self._ask_elsewhere()
+        return self._answer(self._poor) if is_final(self._poor) else self._ask_elsewhere()
 
     def on_failure(self, maybe_applied: bool) -> list[Ask | Answered]:
         """The coordinator could not be reached, or was lost while it worked on the request."""
@@ -148,27 +147,42 @@ class Attempts:
         return [ask]
 
     def _ask_elsewhere(self) -> list[Ask | Answered]:
-        """Nobody works on it, and the answer is poor: ask another one for what was unavailable."""
-        rows = unavailable_rows(self._poor)
-        heard = [*self._asked, *self._silent]
-        others = [ask.coordinator for ask in self._left if ask.coordinator not in heard]
-        if not rows or not others:
-            return self._answer(self._poor)
-        self._elsewhere = rows
+        """The answer is poor: ask another one for what was unavailable.
+
+        While somebody silent may still answer for all, for all of it: then the better one counts.
+        """
+        rows, fresh = unavailable_rows(self._poor), self._fresh()
+        if self._has_other or not rows or not fresh:
+            return [] if self._pending else self._answer(self._poor)
+        self._has_other = True
+        self._asked.append(fresh[0])
         self._pending += 1
-        return [Ask(others[0], narrowed(self._message, rows))]
+        if self._pending > 1:
+            return [Ask(fresh[0], self._message)]
+        self._elsewhere = rows
+        return [Ask(fresh[0], narrowed(self._message, rows))]
+
+    def _fresh(self) -> list[Any]:
+        """Who was not asked yet, and is not silent."""
+        heard = [*self._asked, *self._silent]
+        return [ask.coordinator for ask in self._left if ask.coordinator not in heard]
 
     def _on_second(self, reply: Any, rows: Sequence[int]) -> list[Ask | Answered]:
         if isinstance(reply, Refused):
-            begun = reply.code not in NOT_BEGUN and reply.code not in ALWAYS_REFUSED
-            return self._end_second(maybe_applied=begun)
-        return self._answer(filled(self._poor, rows, reply))
+            return self._end_second(maybe_applied=reply.code not in NOT_BEGUN | ALWAYS_REFUSED)
+        return self._answer(filled(self._poor, rows, reply, self._message.strict))
 
     def _end_second(self, maybe_applied: bool) -> list[Ask | Answered]:
-        """The other one said nothing: the first answer counts, but for what it may have applied."""
-        if maybe_applied and isinstance(self._message, ClientPut):
-            assert self._elsewhere is not None
-            return self._answer(doubted(self._poor, self._elsewhere))
+        """The other one said nothing: the first answer counts, but for what it may have applied.
+
+        If it has not begun, the next one is the other one.
+        """
+        rows, self._elsewhere = self._elsewhere or (), None
+        if not maybe_applied:
+            self._has_other = False
+            return self._ask_elsewhere()
+        if isinstance(self._message, ClientPut):
+            return self._answer(doubted(self._poor, rows))
         return self._answer(self._poor)
 
     def _give_up(self, text: str) -> list[Ask | Answered]:

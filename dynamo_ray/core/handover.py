@@ -20,7 +20,7 @@ What this node inherited (core/inheriting.py) it publishes, too, and is closed u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dynamo_ray.core.agreeing import Exchange
@@ -140,17 +140,18 @@ class Handover:
             return [*self._sync.go_on(now_ms), *self._seal_if_due()]
         elif isinstance(request, Seal) and isinstance(reply, Sealed):
             current.step = Step.PUBLISHING
-            slot = Slot(current.wish.generation + 1, current.wish.receiver)
-            return self._publish({current.slot: slot})
+            return self._due_to_publish()
         else:
             self._fail(current)
         return []
 
     def on_published(self, is_durable: bool) -> list[Out]:
         """It is durable and known here, or the disk did not take it and nothing has changed."""
-        self._publishing, current = {}, self._current
+        published, self._publishing, current = self._publishing, {}, self._current
         if current is None or current.step is not Step.PUBLISHING:
             return []
+        if current.slot not in published:  # it was sealed while others were on their way
+            return self._due_to_publish() if is_durable else []
         self._given += is_durable
         if is_durable:
             self._replica.handed_over[current.partition] = current.wish.receiver
@@ -286,13 +287,12 @@ class Handover:
     # ---- publishing
 
     def _due_to_publish(self) -> list[Out]:
-        inheriting, due = self._inheriting, self._inheriting.to_publish()
-        staying = {s: own for s, own in self._taken_back.items() if s not in inheriting.slots}
-        return self._publish({**staying, **due}, {slot // self._copies for slot in due})
-
-    def _publish(self, slots: Mapping[int, Slot], doubted: Iterable[int] = ()) -> list[Out]:
         """Only one at a time is on its way to the disk; what is left is due again."""
+        current, inheriting, due = self._current, self._inheriting, self._inheriting.to_publish()
+        slots = {s: own for s, own in self._taken_back.items() if s not in inheriting.slots} | due
+        if current is not None and current.step is Step.PUBLISHING:
+            slots[current.slot] = Slot(current.wish.generation + 1, current.wish.receiver)
         if self._publishing or not slots:
             return []
         self._publishing = slots
-        return [Publish(slots, frozenset(doubted))]
+        return [Publish(slots, frozenset(slot // self._copies for slot in due))]

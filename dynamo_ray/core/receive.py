@@ -73,10 +73,15 @@ class Receiver:
         self._keys = self._walk()
 
     def on_placement(self, placement: Placement) -> None:
-        """Slots have changed hands: what was promised of them is settled."""
+        """Slots have changed hands: what was promised of them is settled.
+
+        What this node inherited it was not given in the end: its giver may have gone on after the
+        seal, so it copies that from the other owners, whatever it promised.
+        """
         self._placement, view = placement, placement.view
+        inherited = {at // placement.ring.copies for at in placement.inherited(self._replica.node)}
         for partition, (slot, generation) in list(self._granted.items()):
-            if view.generation(slot) >= generation:
+            if view.generation(slot) >= generation or partition in inherited:
                 del self._granted[partition]
         for partition, session in list(self._sessions.items()):
             if view.generation(session.slot) >= session.generation:
@@ -86,6 +91,10 @@ class Receiver:
     def promised(self) -> frozenset[int]:
         """The partitions that it holds completely for whoever is about to give them."""
         return frozenset(self._granted)
+
+    def stands(self, grant: Grant) -> bool:
+        """False if the slot came another way while the promise was on its way to the disk."""
+        return self._granted.get(grant.partition) == (grant.slot, grant.generation)
 
     def expects(self, partition: int) -> bool:
         """True if copies of the partition may come that are kept for nobody."""

@@ -226,8 +226,7 @@ class NodeServer(Member):
         if problem is None:
             self._perform(self.node.on_appended(batch[-1].position))
         else:
-            # What came meanwhile was made on top of what is undone: it goes too.
-            self._appends.clear()
+            self._appends.clear()  # what came meanwhile was made on top of what is undone
             self._perform(self.node.on_append_failed(problem.cut_back))
 
     def _sync(self) -> None:
@@ -239,10 +238,10 @@ class NodeServer(Member):
     async def _sync_in_thread(self) -> None:
         try:
             while self._sync_due:
-                self._sync_due = False
                 position = self.vault.appended
                 await asyncio.to_thread(self.vault.sync)
                 self._last_sync = asyncio.get_running_loop().time()
+                self._sync_due = False  # whoever waits for what came meanwhile asks again
                 self._perform(self.node.on_synced(position))
         finally:
             self._syncing = False
@@ -254,18 +253,18 @@ class NodeServer(Member):
             self.spawn(self._renewed())
 
     async def _renewed(self) -> None:
-        while True:
-            incarnation = await self.with_the_log(self.vault.new_incarnation, wall_ms())
-            if incarnation:
-                break
+        renew = self.vault.new_incarnation
+        while not (incarnation := await self.with_the_log(renew, wall_ms())):
             await asyncio.sleep(RENEW_EVERY_S)
         self.begin(incarnation)
         self._renewing = False
 
     async def prove(self, partitions: frozenset[int]) -> None:
         """These partitions were compared with enough other owners: they count again (rule 9)."""
-        if await self.with_the_log(self.vault.proved, partitions):
-            self.node.replica.doubted -= partitions
+        await self.log_is_free()
+        sure = partitions & self.node.to_prove  # not what it has inherited meanwhile
+        if await self._exclusively(self.vault.proved, sure):
+            self.node.replica.doubted -= sure & self.node.to_prove
 
     async def _keep_view(self) -> None:
         """Remember what is known for the next start; what others wrote of it they tell again."""
@@ -284,9 +283,10 @@ class NodeServer(Member):
 
     async def _grant(self, effect: Grant) -> None:
         """Promise to keep what was given; all of it is in the log before that."""
-        what = effect.partition, effect.slot, effect.generation
-        is_durable = await self.with_the_log(self.vault.grant, *what)
-        if is_durable:
+        await self.log_is_free()
+        stands = self.node.receiver.stands
+        is_durable = stands(effect) and await self._exclusively(self.vault.grant, effect)
+        if is_durable and stands(effect):
             self.node.replica.doubted -= {effect.partition}
         self._perform(self.node.on_granted(effect.to, is_durable))
 

@@ -21,6 +21,7 @@ from dynamo_ray.core.charter import Charter
 from dynamo_ray.core.membership import View, merge_views
 from dynamo_ray.core.merge import replaced
 from dynamo_ray.core.messages import Persist
+from dynamo_ray.core.receive import Grant
 from dynamo_ray.core.remembered import RememberedPuts
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member
@@ -215,9 +216,10 @@ class Vault:
         """What was promised to givers of partitions, as partition -> (slot, generation)."""
         return self._store.granted
 
-    def grant(self, partition: int, slot: int, generation: int) -> bool:
+    def grant(self, promise: Grant) -> bool:
         """Promise to keep what was given (DESIGN rule 17); False if the disk does not take it."""
-        return self._noted(self._store.grant, partition, slot, generation)
+        what = promise.partition, promise.slot, promise.generation
+        return self._noted(self._store.grant, *what)
 
     def _noted(self, note: Callable[..., None], *what: Any) -> bool:
         try:

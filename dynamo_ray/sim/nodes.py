@@ -162,8 +162,9 @@ class StorageNode(Gossiper):
     def prove(self, partitions: frozenset[int]) -> None:
         """These partitions were compared with enough other owners: they count again (rule 9)."""
         try:
-            if self.journal.proved(partitions):
-                self.replica.doubted -= partitions
+            sure = partitions & self.node.to_prove
+            if self.journal.proved(sure):
+                self.replica.doubted -= sure
         except SyncFailedError:
             self.fail()
 
@@ -323,17 +324,16 @@ class StorageNode(Gossiper):
         except SyncFailedError:
             self.fail()
             return
-        if not is_durable:
-            self._perform(self.node.on_published(False))
-            return
-        view = View(slots=effect.slots)
-        self._durable_view = merge_views(self.placement.view, view)
-        self.learn(view)
-        self._perform(self.node.on_published(True))
+        if is_durable:
+            view = View(slots=effect.slots)
+            self._durable_view = merge_views(self.placement.view, view)
+            self.learn(view)
+        self._perform(self.node.on_published(is_durable))
 
     def _granted(self, effect: Grant) -> None:
+        what = effect.partition, effect.slot, effect.generation
         try:
-            is_durable = self.journal.grant(effect.partition, effect.slot, effect.generation)
+            is_durable = self.node.receiver.stands(effect) and self.journal.grant(*what)
         except SyncFailedError:
             self.fail()
             return
@@ -403,7 +403,7 @@ class StorageNode(Gossiper):
         self.after(self.taking(self.sync_us), "synced", self._synced, not early, *covered)
 
     def _synced(self, late: bool, position: int, states: dict[bytes, bytes]) -> None:
-        self._syncing = False
+        self._syncing = self._sync_due = False
         if late and not self._is_synced():
             return
         self.synced = states

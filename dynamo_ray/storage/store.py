@@ -8,8 +8,9 @@
 
 The store offers two acts, `append` (with the OS) and `sync` (durable); which of them comes before
 an acknowledgement is the durability level's business, and so its caller's. Nothing here waits,
-reads a clock or draws a random number. Calls come from one thread at a time, but `sync`,
-`new_incarnation`, `proved`, and a snapshot's `write` and `finish` may run beside `append`.
+reads a clock or draws a random number. Calls come from one thread at a time, but `sync`, one of
+`new_incarnation`, `proved`, `doubt` and `grant`, and a snapshot's `write` and `finish` may run
+beside `append`.
 """
 
 from __future__ import annotations

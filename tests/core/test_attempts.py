@@ -256,14 +256,28 @@ def test_nobody_who_was_asked_before_is_the_other_one() -> None:
     assert attempts.on_reply(POOR) == [Answered(POOR)]
 
 
-def test_a_stand_ins_word_in_either_part_makes_the_whole_degraded() -> None:
-    two = ClientGet([b"k", b"l"], 0, False)
-    for first, second in ((True, False), (False, True), (False, False)):
-        attempts = Attempts(two, ["c1", "c2"])
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+def test_what_another_one_answers_whole_is_not_degraded(strict: bool, again: bool) -> None:
+    """An answer with an unavailable key always is; of its other keys only a sloppy one may be."""
+    missing = [UNAVAILABLE._replace(index=row) for row in range(2)]
+    for rows, is_degraded in ((2, again), (1, again or not strict)):
+        attempts = Attempts(ClientGet([b"k", b"l"], 0, strict), ["c1", "c2"])
         attempts.start()
-        attempts.on_reply(GetDone([None, b"L"], [b"", b"2"], first, (UNAVAILABLE,)))
-        out = attempts.on_reply(GetDone([b"K"], [b"1"], second))
-        assert out == [Answered(GetDone([b"K", b"L"], [b"1", b"2"], first or second))]
+        states, seals = ([None, b"L"], [b"", b"2"]) if rows == 1 else ([None] * 2, [b""] * 2)
+        attempts.on_reply(GetDone(states, seals, True, tuple(missing[:rows])))
+        out = attempts.on_reply(GetDone([b"K", b"L"][:rows], [b"1", b"2"][:rows], again))
+        assert out == [Answered(GetDone([b"K", b"L"], [b"1", b"2"], is_degraded))]
+
+
+def test_while_one_is_silent_and_another_poor_a_third_is_asked_for_all() -> None:
+    """The silent one may be dead, or have done it: whichever answer is better counts."""
+    attempts = Attempts(PUT, ["c1", "c2", "c3", "c4"])
+    attempts.start()
+    assert attempts.on_silence("c1") == [Ask("c2", PUT)]
+    assert attempts.on_reply(POOR) == [Ask("c3", PUT)]
+    assert attempts.on_reply(POOR) == [], "and no fourth"
+    assert attempts.on_reply(DONE) == [Answered(DONE)]
 
 
 @pytest.mark.parametrize("last", ["lost", "silent", "late", "unreadable"])
@@ -287,12 +301,13 @@ def test_an_other_one_that_says_nothing_leaves_what_it_was_asked_for_unknown(las
 
 
 @pytest.mark.parametrize("code", [Code.OVERLOADED, Code.EXPIRED, Code.BAD_REQUEST, None])
-def test_an_other_one_that_did_not_begin_leaves_the_first_answer(code: Code | None) -> None:
+def test_instead_of_one_that_did_not_begin_the_next_is_asked(code: Code | None) -> None:
     attempts = Attempts(PUT, ["c1", "c2", "c3"])
     attempts.start()
     attempts.on_reply(POOR)
-    out = attempts.on_failure(False) if code is None else attempts.on_reply(Refused(code, "no"))
-    assert out == [Answered(POOR)]
+    for answer in (Ask("c3", PUT), Answered(POOR)):
+        out = attempts.on_failure(False) if code is None else attempts.on_reply(Refused(code, "no"))
+        assert out == [answer]
 
 
 _codes = st.sampled_from([None, Code.UNAVAILABLE, Code.UNKNOWN, Code.TOO_MANY_SIBLINGS])

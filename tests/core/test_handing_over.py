@@ -19,7 +19,7 @@ from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member, Ring
 from dynamo_ray.core.settings import Settings
 from dynamo_ray.core.slots import Placement
-from dynamo_ray.core.upkeep import Confirm, Offer, Offered, Reap, Seal
+from dynamo_ray.core.upkeep import Confirm, Offer, Offered, Reap, Seal, Sealed
 from tests.core.histories import dot, incarnation, node_id, placement, state, version
 
 A, B, C, D = map(node_id, "abcd")
@@ -132,6 +132,27 @@ def test_what_is_inherited_is_in_doubt_whatever_was_promised() -> None:
     machine = Handover(replica(D, known()), SETTINGS)
     machine.on_placement(known().learn(View(ends={A: D})))
     assert machine._replica.doubted == {0} == machine.inheriting
+
+
+def test_a_promise_does_not_stand_once_the_slot_is_inherited() -> None:
+    machine = receiver(wished())
+    (offered,) = machine.on_offer("a", Offer(0, FIRST, 1))
+    (grant,) = machine.on_seal("a", Seal(0, FIRST, 1, offered.message.token))
+    assert machine.stands(grant)
+    machine.on_placement(wished().learn(View(ends={A: D})))
+    assert not machine.stands(grant) and machine.promised == frozenset()
+
+
+def test_what_is_sealed_while_something_else_is_published_is_published_next() -> None:
+    """It counts as given, and is kept by nobody, if the end of the other is taken for its own."""
+    machine = giver(wished())
+    machine.on_tick(1000, frozenset())
+    machine._publishing = {5: Slot(LINE, A)}  # what it has inherited
+    assert machine.on_peer(Seal(0, FIRST, 1, b""), Sealed(), 1000) == []
+    assert machine.on_published(True) == [Publish({FIRST: Slot(1, D)})]
+    assert machine._replica.handed_over == {} and machine._given == 0
+    machine.on_published(True)
+    assert machine._replica.handed_over == {0: D} and machine._given == 1
 
 
 def test_what_one_owns_for_want_of_somebody_unknown_is_closed_until_that_is_known() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from dynamo_ray.core.membership import Slot, View
 from dynamo_ray.core.messages import Code, Merge, Minted, Persist, Refused
-from dynamo_ray.core.node import Answer
+from dynamo_ray.core.node import Answer, Fsync
 from dynamo_ray.core.receive import KEYS_A_TICK, SESSION_MS, Grant
 from dynamo_ray.core.upkeep import Compare, Offer, Offered, Seal, Sealed
 from tests.core.moving import ALONE, CLIENT, SHARED, A, B, C, D, World, keys, value_of, wish
@@ -95,7 +95,7 @@ def test_a_promise_is_given_once_what_it_speaks_of_is_fsynced() -> None:
     assert isinstance(record, Persist) and node.on_appended(record.position)
     (grant,) = node.on_request(CLIENT, seal(FIRST, token), 0, 0, 0, epoch)
     assert grant == Grant(CLIENT, 0, 0, 1)
-    assert node.on_granted(CLIENT, True) == []
+    assert node.on_granted(CLIENT, True) == [Fsync()], "and at once, for nothing else comes"
     assert node.on_synced(record.position) == [Answer(CLIENT, Sealed())]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dynamo_ray.core.plan import moves_due
 from dynamo_ray.core.rebuild import Rebuild
 from dynamo_ray.core.ring import Member, partition_of
 from dynamo_ray.core.settings import Settings, Times
+from dynamo_ray.core.upkeep import Offer, Seal
 from dynamo_ray.server.node import NodeServer, open_node
 from tests.server.load import Load
 from tests.server.loopback import HOST, Loopback, run, until
@@ -190,6 +192,53 @@ def test_what_was_inherited_is_in_doubt_over_a_start(
             await until(lambda: not again.node.replica.in_doubt, 20)
             found = await client.get_many(list(KEYS), r=2, strict=True)
             assert {key: one.value for key, one in found.items()} == KEYS
+
+    run(main())
+
+
+class Giver:
+    """Who sealed, and is dead when the answer comes."""
+
+    role = "peer"
+
+    def reply(self, *answer: object) -> None:
+        """Nobody hears it."""
+
+
+def test_a_promise_that_comes_late_is_none_for_what_was_inherited_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took a seal, its disk stalled, and its giver died after it had gone on: it is the heir.
+
+    The promise, once on disk, would say that the partition is complete, in memory and at a start.
+    """
+
+    async def main() -> None:
+        async with Loopback(tmp_path, nodes=4, settings=SETTINGS) as cluster:
+            client = await cluster.connect()
+            await client.put_many(KEYS)
+            heir, old = cluster.nodes["n4"], cluster.nodes["n2"].me
+            owned = heir.node.replica.owned
+            slot = next(
+                at
+                for at, owner in enumerate(heir.ring.slots)
+                if owner == old and at // 3 not in owned
+            )
+            await cluster.kill_node("n2")
+            monkeypatch.setattr(Rebuild, "on_tick", lambda *args: [])
+            heir._appending = True
+            (offered,) = heir.node.receiver.on_offer("", Offer(slot // 3, slot, 1))
+            seal = Seal(slot // 3, slot, 1, offered.message.token)
+            heir._perform(heir.node.receiver.on_seal((Giver(), 1), seal))
+            await asyncio.sleep(0.05)
+            heir.learn(View(ends={old: heir.me}))
+            await asyncio.sleep(1.0)
+            heir._appending = False
+            await until(lambda: heir.node.handover.is_idle and not heir.node.handover.closed, 10)
+            assert slot // 3 in heir.node.replica.in_doubt
+            await cluster.kill_node("n4")
+            again = await cluster.start_node("n4", first_start=False)
+            assert slot // 3 in again.node.replica.in_doubt
 
     run(main())
 
