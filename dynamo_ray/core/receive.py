@@ -79,10 +79,12 @@ class Receiver:
         seal, so it copies that from the other owners, whatever it promised.
         """
         self._placement, view = placement, placement.view
-        inherited = {at // placement.ring.copies for at in placement.inherited(self._replica.node)}
-        for partition, (slot, generation) in list(self._granted.items()):
-            if view.generation(slot) >= generation or partition in inherited:
-                del self._granted[partition]
+        if self._granted:
+            slots, copies = placement.inherited(self._replica.node), placement.ring.copies
+            inherited = {slot // copies for slot in slots}
+            for partition, (slot, generation) in list(self._granted.items()):
+                if view.generation(slot) >= generation or partition in inherited:
+                    del self._granted[partition]
         for partition, session in list(self._sessions.items()):
             if view.generation(session.slot) >= session.generation:
                 del self._sessions[partition]
