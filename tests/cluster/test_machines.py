@@ -229,6 +229,9 @@ def test_the_machines_are_split_in_two(carts: Machines) -> None:
     The head, and with it the GCS, is with the one.
     """
     away = [carts.hosts["m2"], carts.hosts["m3"]]
+    for count in (1, 2):  # after the loss of a machine both may be on one side
+        carts.store(f"coordinator scale {count} -c carts --yes")
+    wait(lambda: carts.addresses_of_pool() == [ONE, TWO], 30, "a coordinator on each side")
     profile(carts, "m2")
 
     def split() -> None:
