@@ -1441,7 +1441,7 @@ GUARDS = (
             "reads_see_writes",
             "nothing_lost",
         ),
-        seed=29,
+        seed=2,
     ),
     Guard(
         "17",
