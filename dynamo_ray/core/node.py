@@ -209,9 +209,9 @@ class Node:
         """What was to be published is durable and known here, or could not be put on disk."""
         return self._take(self.handover.on_published(is_durable))
 
-    def on_granted(self, to: Any, is_durable: bool) -> list[Out]:
+    def on_granted(self, grant: Grant, is_durable: bool) -> list[Out]:
         """What was promised is on disk, or could not be put there."""
-        return self._take(self.receiver.on_granted(to, is_durable))
+        return self._take(self.receiver.on_granted(grant, is_durable))
 
     def on_peer(self, node: bytes, request: Any, reply: Any, now_ms: int = 0) -> list[Out]:
         """The end of a request to `node`: its answer, or None if none came."""

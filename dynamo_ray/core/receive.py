@@ -39,7 +39,10 @@ UNABLE = Refused(Code.READ_ONLY, "this node's disk does not take the promise; tr
 
 @value
 class Grant:
-    """Effect: note durably that this slot's copies are complete, then say `on_granted`."""
+    """Effect: note durably that this slot's copies are complete, then say `on_granted`.
+
+    Not if it does not stand (`Receiver.stands`) by the time that all of them are in the log.
+    """
 
     to: Any
     partition: int
@@ -131,11 +134,14 @@ class Receiver:
         self._granted[message.partition] = message.slot, message.generation
         return [Grant(to, message.partition, message.slot, message.generation)]
 
-    def on_granted(self, to: Any, is_durable: bool) -> list[Effect | Grant]:
+    def on_granted(self, grant: Grant, is_durable: bool) -> list[Effect | Grant]:
         """The promise is on disk; it is given once all that it speaks of is, too (rule 8)."""
+        if not self.stands(grant):
+            return [Reply(grant.to, FORGOTTEN)]
         if not is_durable:
-            return [Reply(to, UNABLE)]
-        return [Reply(to, Sealed(), self._replica.queue.last, durable=True)]
+            return [Reply(grant.to, UNABLE)]
+        self._replica.doubted -= {grant.partition}
+        return [Reply(grant.to, Sealed(), self._replica.queue.last, durable=True)]
 
     def on_tick(self, now_ms: int) -> list[Effect]:
         """Let go of a few keys that nobody needs here, or keep them for the owners (rule 11)."""

@@ -284,11 +284,9 @@ class NodeServer(Member):
     async def _grant(self, effect: Grant) -> None:
         """Promise to keep what was given; all of it is in the log before that."""
         await self.log_is_free()
-        stands = self.node.receiver.stands
-        is_durable = stands(effect) and await self._exclusively(self.vault.grant, effect)
-        if is_durable and stands(effect):
-            self.node.replica.doubted -= {effect.partition}
-        self._perform(self.node.on_granted(effect.to, is_durable))
+        stands = self.node.receiver.stands(effect)
+        is_durable = stands and await self._exclusively(self.vault.grant, effect)
+        self._perform(self.node.on_granted(effect, is_durable))
 
     def begin(self, incarnation: bytes) -> None:
         """A fresh incarnation is on disk: mint under it, and say so to everybody."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dynamo_ray.sim.disk import SimulatedDisk
 from dynamo_ray.storage.codec import Record
@@ -275,24 +275,19 @@ class StoreJournal:
 
     def proved(self, partitions: frozenset[int]) -> bool:
         """Note that these partitions were compared; False while the disk takes nothing."""
-        try:
-            self._store.proved(partitions)
-        except WriteFailedError:
-            return False
-        return True
+        return self._noted(self._store.proved, partitions)
 
     def doubt(self, partitions: frozenset[int]) -> bool:
         """Note that these may lack something; False while the disk takes nothing."""
-        try:
-            self._store.doubt(partitions)
-        except WriteFailedError:
-            return False
-        return True
+        return self._noted(self._store.doubt, partitions)
 
     def grant(self, partition: int, slot: int, generation: int) -> bool:
         """Note what was promised; False while the disk takes nothing."""
+        return self._noted(self._store.grant, partition, slot, generation)
+
+    def _noted(self, note: Callable[..., None], *what: Any) -> bool:
         try:
-            self._store.grant(partition, slot, generation)
+            note(*what)
         except WriteFailedError:
             return False
         return True

@@ -337,9 +337,7 @@ class StorageNode(Gossiper):
         except SyncFailedError:
             self.fail()
             return
-        if is_durable:
-            self.replica.doubted -= {effect.partition}
-        self._perform(self.node.on_granted(effect.to, is_durable))
+        self._perform(self.node.on_granted(effect, is_durable))
 
     def _answer(self, effect: Answer) -> None:
         src, run, call, request = effect.to

@@ -31,16 +31,9 @@ from dynamo_ray.storage.errors import (
     WriteFailedError,
 )
 from dynamo_ray.storage.filling import Replaced
-from dynamo_ray.storage.frames import (
-    Owner,
-)
+from dynamo_ray.storage.frames import Owner
 from dynamo_ray.storage.identity import Identity
-from dynamo_ray.storage.log import (
-    REACHED,
-    SEGMENT_BYTES_MAX,
-    Log,
-    Reached,
-)
+from dynamo_ray.storage.log import REACHED, SEGMENT_BYTES_MAX, Log, Reached
 from dynamo_ray.storage.ownership import LOCK, Opening, check, created
 from dynamo_ray.storage.recovered import Recovery
 from dynamo_ray.storage.recovery import Progress, Replay

@@ -175,7 +175,7 @@ class World:
             is_durable = at not in self.full
             if is_durable:
                 self.granted[at][effect.partition] = effect.slot, effect.generation
-            return [(at, node.on_granted(effect.to, is_durable))]
+            return [(at, node.on_granted(effect, is_durable))]
         elif isinstance(effect, Answer):
             return self._answer(at, effect)
         return []

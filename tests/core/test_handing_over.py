@@ -14,7 +14,7 @@ from dynamo_ray.core.handover import Handover, Publish
 from dynamo_ray.core.membership import LINE, NODE_ROLE, Fact, Slot, View
 from dynamo_ray.core.messages import Merge, Persist, Reply, Send
 from dynamo_ray.core.node import Answer, Node, Own
-from dynamo_ray.core.receive import OWNED, PROMISED, Grant, Receiver
+from dynamo_ray.core.receive import FORGOTTEN, OWNED, PROMISED, UNABLE, Grant, Receiver
 from dynamo_ray.core.replica import Replica
 from dynamo_ray.core.ring import Member, Ring
 from dynamo_ray.core.settings import Settings
@@ -141,6 +141,20 @@ def test_a_promise_does_not_stand_once_the_slot_is_inherited() -> None:
     assert machine.stands(grant)
     machine.on_placement(wished().learn(View(ends={A: D})))
     assert not machine.stands(grant) and machine.promised == frozenset()
+    machine._replica.doubted = frozenset({0})  # as whoever inherits doubts it
+    assert machine.on_granted(grant, True) == [Reply("a", FORGOTTEN)]
+    assert machine._replica.doubted == {0}
+
+
+def test_a_promise_on_disk_is_the_end_of_the_doubt() -> None:
+    machine = receiver(wished())
+    machine._replica.doubted = frozenset({0, 1})
+    (offered,) = machine.on_offer("a", Offer(0, FIRST, 1))
+    (grant,) = machine.on_seal("a", Seal(0, FIRST, 1, offered.message.token))
+    assert machine.on_granted(grant, False) == [Reply("a", UNABLE)]
+    assert machine._replica.doubted == {0, 1}
+    machine.on_granted(grant, True)
+    assert machine._replica.doubted == {1}
 
 
 def test_what_is_sealed_while_something_else_is_published_is_published_next() -> None:

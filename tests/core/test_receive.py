@@ -95,7 +95,7 @@ def test_a_promise_is_given_once_what_it_speaks_of_is_fsynced() -> None:
     assert isinstance(record, Persist) and node.on_appended(record.position)
     (grant,) = node.on_request(CLIENT, seal(FIRST, token), 0, 0, 0, epoch)
     assert grant == Grant(CLIENT, 0, 0, 1)
-    assert node.on_granted(CLIENT, True) == [Fsync()], "and at once, for nothing else comes"
+    assert node.on_granted(grant, True) == [Fsync()], "and at once, for nothing else comes"
     assert node.on_synced(record.position) == [Answer(CLIENT, Sealed())]
 
 

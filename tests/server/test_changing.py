@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -201,8 +200,12 @@ class Giver:
 
     role = "peer"
 
+    def __init__(self) -> None:
+        self.answers: list[object] = []
+
     def reply(self, *answer: object) -> None:
         """Nobody hears it."""
+        self.answers.append(answer)
 
 
 def test_a_promise_that_comes_late_is_none_for_what_was_inherited_meanwhile(
@@ -226,15 +229,22 @@ def test_a_promise_that_comes_late_is_none_for_what_was_inherited_meanwhile(
             )
             await cluster.kill_node("n2")
             monkeypatch.setattr(Rebuild, "on_tick", lambda *args: [])
-            heir._appending = True
+            giver, free, waiting = Giver(), heir.log_is_free, []
+
+            async def late() -> None:
+                waiting.append(None)
+                if len(waiting) == 1:  # the promise, until the doubt is on disk
+                    await until(lambda: slot // 3 in heir.vault._store.doubted, 10)
+                await free()
+
+            monkeypatch.setattr(heir, "log_is_free", late)
             (offered,) = heir.node.receiver.on_offer("", Offer(slot // 3, slot, 1))
             seal = Seal(slot // 3, slot, 1, offered.message.token)
-            heir._perform(heir.node.receiver.on_seal((Giver(), 1), seal))
-            await asyncio.sleep(0.05)
+            heir._perform(heir.node.receiver.on_seal((giver, 1), seal))
+            await until(lambda: waiting)
             heir.learn(View(ends={old: heir.me}))
-            await asyncio.sleep(1.0)
-            heir._appending = False
             await until(lambda: heir.node.handover.is_idle and not heir.node.handover.closed, 10)
+            await until(lambda: giver.answers, 10)
             assert slot // 3 in heir.node.replica.in_doubt
             await cluster.kill_node("n4")
             again = await cluster.start_node("n4", first_start=False)

@@ -846,9 +846,11 @@ def never_closed(patch: Patch) -> None:
 
 
 def sealed_before_the_fsync(patch: Patch) -> None:
-    patch.setattr(
-        receive.Receiver, "on_granted", lambda self, to, is_durable: [Reply(to, Sealed())]
-    )
+    def granted(self: receive.Receiver, grant: receive.Grant, is_durable: bool) -> object:
+        self._replica.doubted -= {grant.partition}
+        return [Reply(grant.to, Sealed())]
+
+    patch.setattr(receive.Receiver, "on_granted", granted)
 
 
 def nobody_asks_who_has_it(patch: Patch) -> None:
